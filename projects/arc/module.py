@@ -1,0 +1,266 @@
+"""Categorical diffusion over answer grids, conditioned on a task row and the question: the LightningModule.
+
+The training step reads like the algorithm box: draw a path, look at it at time t, believe, compare. What follows
+training has its own files: `walking.py` (from the prior to an answer), `solving.py` (views, sizes, votes),
+`evaluate.py` (scores and the report) and `pictures.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from projects.arc.data import ArcData, Grids, Query
+from projects.arc.evaluate import Evaluation
+from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
+from projects.arc.packing import Cells
+from projects.arc.pictures import draw_denoising, draw_noising
+from projects.arc.size import SizeOptions
+from projects.arc.solving import EvalOptions, Solver
+from projects.arc.walking import Denoiser, walk
+from shared.objectives import by_level, segment_mean, share
+from shared.processes import Uniform, cosine, squared, with_floor
+from shared.processes.categorical import Redraw
+from shared.processes.draws import PerSegment
+from shared.training import optim
+from shared.training.randomness import Randomness
+from shared.training.report import Results
+
+COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021
+VALIDATION_STEPS = 8
+
+
+@dataclass
+class SelfCondition:
+    """Feeding an earlier belief back (Chen et al. 2023).
+
+    at: same = the belief at the same (x_t, t); earlier = at t' drawn from (t, 1] on the same path, what the walk feeds.
+    share: of the examples of every batch; 0 never.
+    """
+
+    at: Literal["same", "earlier"] = "earlier"
+    share: float = 0.5
+
+
+@dataclass
+class Noise:
+    """Uniform noise over the ten colours, survival falling as a squared cosine. floor: the survival left at t = 1.
+
+    joint: markov walks back by the exact posterior, coupled keeps the path's noise.
+    """
+
+    floor: float = 0.0
+    joint: Literal["markov", "coupled"] = "markov"
+
+    def process(self) -> Uniform:
+        return Uniform(NUM_COLOURS, with_floor(squared(cosine(COSINE_OFFSET)), self.floor), joint=self.joint)
+
+
+class ArcModule(LightningModule):
+    """The line `arc`. Sizes are `GridDenoiser`'s; rows, largest side and colour views come from the data.
+
+    condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss.
+    """
+
+    def __init__(
+        self,
+        width: int = 384,
+        depth: int = 4,
+        heads: int = 6,
+        task_tokens: int = 4,
+        mlp_multiple: int = 64,
+        dropout: float = 0.0,
+        embedding_std: float = 0.3,
+        condition_dropout: float = 0.05,
+        size_weight: float = 0.1,
+        self_condition: SelfCondition = SelfCondition(),  # noqa: B008 (the parser copies it)
+        noise: Noise = Noise(),  # noqa: B008
+        eval: EvalOptions = EvalOptions(),  # noqa: B008
+        size: SizeOptions = SizeOptions(),  # noqa: B008
+    ):
+        super().__init__()
+        self.build = partial(
+            GridDenoiser,
+            width=width,
+            depth=depth,
+            heads=heads,
+            task_tokens=task_tokens,
+            mlp_multiple=mlp_multiple,
+            dropout=dropout,
+            embedding_std=embedding_std,
+        )
+        self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
+        self.eval_options, self.size_options = eval, size
+        self.process = noise.process()
+        self.task_ids: tuple[str, ...] = ()
+        self.optim_recipe, self.randomness = optim.Recipe(), Randomness()
+        self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
+        self.evaluation: Evaluation | None = None
+
+    # --- what the network is built for
+
+    def adopt(self, data: ArcData, checkpoint: Mapping[str, Any] | None) -> None:
+        """Take from the data, or from the checkpoint that will be loaded, which task has which row."""
+        stored = (checkpoint or {}).get("arc")
+        self.task_ids = tuple(stored["task_ids"]) if stored else data.task_ids
+        self.side, self.augment = data.max_size, data.augment
+
+    def configure_model(self) -> None:
+        if self.network is None:
+            colours = "permute" if self.augment.colour == "permute" else "cycle"
+            self.network = self.build(len(self.task_ids), self.side, colours)
+
+    @property
+    def prefer(self) -> str:
+        """Which checkpoint of a run is evaluated."""
+        return self.eval_options.prefer
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not self.eval_options.ema and "current_model_state" in checkpoint:
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["arc"] = {"task_ids": list(self.task_ids)}
+
+    def configure_optimizers(self) -> Any:
+        return optim.build(self, self.optim_recipe, self.trainer.max_steps)
+
+    # --- training
+
+    def training_step(self, batch: Grids, index: int) -> dict[str, Any]:
+        x0, rng = batch.answer, self.path(batch)
+        t = self.randomness.times(batch.share, device=x0.row.device)  # [B]
+        noise = self.process.draw(x0.colour, rng)
+        prefix = self.network.prefix(self.withheld(batch.question, rng))
+        frame = self.network.frame(prefix, x0)
+        belief = self.earlier_belief(prefix, x0, noise, t, rng)
+        logits = self.network(prefix, frame, self.corrupted(x0, noise, t), t, belief)
+        loss = self.cell_loss(logits, x0)  # [B]
+        size_loss = F.cross_entropy(prefix.size_logits.float(), batch.size, reduction="none")  # [B]
+        total = share(loss + self.size_weight * size_loss, batch.global_samples, batch.shards)
+        return {"loss": total, "logs": self.logs(batch, logits, prefix.size_logits, loss, size_loss, t)}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        return batch.to(device) if isinstance(batch, Grids) else batch  # queries stay on the host
+
+    def path(self, batch: Grids) -> torch.Generator:
+        """The randomness of this micro-batch."""
+        given = batch.share
+        return self.randomness.path(self.global_rank, given.update, given.micro, batch.answer.row.device)
+
+    def withheld(self, question: Question, rng: torch.Generator) -> Question:
+        """The question, the input's colours of some examples withheld."""
+        if not self.condition_dropout:
+            return question
+        coin = torch.rand(question.task.shape, generator=rng, device=question.task.device)
+        return replace(question, hidden=coin < self.condition_dropout)
+
+    def corrupted(self, x0: Cells, noise: Redraw, t: Tensor) -> Cells:
+        """x_t on the path of `noise`; t [B] per example."""
+        return replace(x0, colour=self.process.corrupt(x0.colour, noise, t[x0.segment]))
+
+    def earlier_belief(
+        self, prefix: Prefix, x0: Cells, noise: Redraw, t: Tensor, rng: torch.Generator
+    ) -> Tensor | None:
+        """What the network believed a moment earlier on the path, of the first examples (batches are shuffled)."""
+        count = int(x0.count * self.self_condition.share)
+        if not count:
+            return None
+        some, before = x0.first(count), t[:count]
+        if self.self_condition.at == "earlier":
+            before = before + (1 - before) * torch.rand(before.shape, generator=rng, device=t.device)
+        n = len(some.colour)
+        with torch.no_grad():
+            seen = prefix.first(count)
+            x_t = self.corrupted(some, Redraw(noise.u[:n], noise.r[:n]), before)
+            return self.network(seen, self.network.frame(seen, some), x_t, before).float().softmax(-1)
+
+    def cell_loss(self, logits: Tensor, x0: Cells) -> Tensor:
+        """Mean cross-entropy of each example's cells [B]: a 30x30 and a 1x1 answer weigh the same."""
+        loss = F.cross_entropy(logits.float(), x0.colour, reduction="none")
+        return segment_mean(loss, x0.segment, x0.count)
+
+    def logs(
+        self, batch: Grids, logits: Tensor, size_logits: Tensor, loss: Tensor, size_loss: Tensor, t: Tensor
+    ) -> dict[str, Any]:
+        right = segment_mean((logits.argmax(-1) == batch.answer.colour).float(), batch.answer.segment, len(t))
+        levels = {f"ce_{name}_noise": value for name, value in by_level(loss, t).items()}
+        accuracies = {f"cell_acc_{name}_noise": value for name, value in by_level(right, t).items()}
+        return {
+            "ce": loss.detach().mean(),
+            "cell_acc": right.mean(),
+            "grid_exact": (right == 1).float().mean(),
+            "size_ce": size_loss.detach().mean(),
+            "size_acc": (size_logits.argmax(-1) == batch.size).float().mean(),
+            **levels,
+            **accuracies,
+        }
+
+    # --- held-out demo pairs
+
+    def validation_step(self, batch: Grids, index: int) -> dict[str, Any]:
+        """Pairs that no training saw: cross-entropy at evenly spread times, and whole grids walked in one view."""
+        x0, device = batch.answer, batch.answer.row.device
+        generators = [self.randomness.sample(int(i), device) for i in batch.share.index]
+        t = (torch.arange(x0.count, device=device) + 0.5) / x0.count
+        prefix = self.network.prefix(batch.question)
+        rng = torch.Generator(device).manual_seed(0)
+        x_t = self.corrupted(x0, self.process.draw(x0.colour, rng), t)
+        loss = self.cell_loss(self.network(prefix, self.network.frame(prefix, x0), x_t, t), x0)
+        said, _ = walk(
+            Denoiser(self.network, prefix, x0),
+            self.process,
+            VALIDATION_STEPS,
+            PerSegment(generators, x0.lengths.tolist()),
+        )
+        right = segment_mean((said == x0.colour).float(), x0.segment, x0.count)
+        values = {
+            "ce": loss,
+            "cell_acc": right,
+            "grid_exact@1": (right == 1).float(),
+            "size_acc": (prefix.size_logits.argmax(-1) == batch.size).float(),
+        }
+        count = torch.tensor(float(x0.count), device=device)
+        return {"logs": {name: (value.sum(), count) for name, value in values.items()}}
+
+    # --- hidden test grids
+
+    def solver(self, options: EvalOptions | None = None, size: SizeOptions | None = None) -> Solver:
+        """What answers queries with the present weights."""
+        colours = self.augment.colour
+        return Solver(
+            self.network, self.process, options or self.eval_options, size or self.size_options, self.randomness,
+            colours, self.augment.d4,
+        )  # fmt: skip
+
+    def on_test_start(self) -> None:
+        self.evaluation = Evaluation(self.trainer.datamodule, self.eval_options, self.size_options)
+
+    def test_step(self, batch: list[Query], index: int) -> None:
+        assert self.evaluation is not None
+        wanted = self.trainer.datamodule.evaluated.ids[: self.eval_options.limit]
+        queries = [query for query in batch if query.task.id in wanted]
+        self.evaluation.add(self.solver().all(queries, say=print))
+
+    def on_test_epoch_end(self) -> None:
+        assert self.evaluation is not None
+        self.evaluation.gather()
+
+    def results(self, folder: Path) -> Results:
+        """Score, submission and gallery of the last test, written into the run folder."""
+        assert self.evaluation is not None
+        return self.evaluation.results(folder)
+
+    # --- pictures
+
+    def draw(self, folder: Path, update: int) -> list[Path]:
+        """How answers are corrupted, and how the present weights walk back."""
+        return [draw_noising(self, folder), draw_denoising(self, folder)]

@@ -1,0 +1,197 @@
+"""GridDenoiser: a bidirectional transformer over the real cells of a question and its corrupted answer.
+
+Every example is two streams. The prefix [size token, task tokens, view tokens, input cells] sees only itself; the body
+[time token, answer cells] sees prefix and body. So the size head cannot read the answer's cell count, and the prefix is
+computed once for any number of denoising passes. Knows colours and coordinates; not the process, the loss or the walk.
+"""
+
+#   B examples, N tokens of a stream, M answer cells, D width, S largest side, R task rows, m tokens per task, K = 10
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from projects.arc.packing import Cells, to_device, weave
+from shared.networks import Block, Head, Layout, LevelEmbedding, Rotary, initialise
+from shared.networks.rotary import Rotation
+
+NUM_COLOURS = 10
+INPUT, OUTPUT = 0, 1
+
+
+@dataclass
+class Question:
+    """What the network is told before it sees any answer: B examples."""
+
+    task: Tensor  # [B] int64 row
+    d4: Tensor  # [B] int64 0..7
+    colours: Tensor  # [B, 10] int64, where each colour went
+    cells: Cells  # the input grids, already in that view
+    hidden: Tensor | None = None  # [B] bool, True: the input's colours are withheld
+
+    def first(self, count: int) -> Question:
+        """The first `count` examples."""
+        hidden = None if self.hidden is None else self.hidden[:count]
+        return Question(self.task[:count], self.d4[:count], self.colours[:count], self.cells.first(count), hidden)
+
+
+@dataclass
+class Prefix:
+    """A question as the body sees it: keys and values of every layer, and the belief about the answer's size."""
+
+    memory: list[tuple[Tensor, Tensor]]  # per layer [N, heads, head width]
+    lengths: np.ndarray  # [B] prefix tokens
+    size_logits: Tensor  # [B, S * S]; class (h - 1) S + (w - 1)
+
+    def first(self, count: int) -> Prefix:
+        """The first `count` examples, cut off from the gradient: what a pass for self-conditioning sees."""
+        n = int(self.lengths[:count].sum())
+        memory = [(k[:n].detach(), v[:n].detach()) for k, v in self.memory]
+        return Prefix(memory, self.lengths[:count], self.size_logits[:count].detach())
+
+
+@dataclass
+class Frame:
+    """How the time token and the answer's cells of B examples lie in the body stream."""
+
+    order: Tensor  # [B + M] into cat(time tokens, cells)
+    place: Tensor  # [M] where each cell went
+    layout: Layout
+    rotation: Rotation
+
+
+class ViewTokens(nn.Module):
+    """Tells the network which view it looks at: one D4 token, and one (cycle) or nine (permute) colour tokens."""
+
+    def __init__(self, width: int, colours: Literal["cycle", "permute"]):
+        super().__init__()
+        self.colours = colours
+        self.d4 = nn.Embedding(8, width)
+        self.canonical = nn.Embedding(9, width)
+        self.shown = nn.Embedding(9, width) if colours == "permute" else None
+
+    @property
+    def count(self) -> int:
+        return 2 if self.shown is None else 10
+
+    def forward(self, d4: Tensor, colours: Tensor) -> Tensor:
+        """[B], [B, 10] -> [B, count, D]."""
+        if self.shown is None:
+            colour_BCD = self.canonical(colours[:, 1:2] - 1)  # the cyclic shift is where colour 1 went
+        else:
+            colour_BCD = self.canonical.weight + self.shown(colours[:, 1:] - 1)
+        return torch.cat([self.d4(d4)[:, None], colour_BCD], 1)
+
+
+class GridDenoiser(nn.Module):
+    """(question, x_t, t) -> belief of the clean answer, logits [M, 10].
+
+    rows: task rows R. side: largest grid side S. task_tokens: m per task. mlp_multiple: the SwiGLU width is 8/3 of the
+    width rounded up to it. Parameters: see `configs/arc`, where every count is stated and held by a test.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        side: int = 30,
+        colours: Literal["cycle", "permute"] = "permute",
+        width: int = 384,
+        depth: int = 4,
+        heads: int = 6,
+        task_tokens: int = 4,
+        mlp_multiple: int = 64,
+        dropout: float = 0.0,
+        embedding_std: float = 0.3,
+    ):
+        super().__init__()
+        self.side, self.task_tokens = side, task_tokens
+        self.colour = nn.Embedding(NUM_COLOURS, width)
+        self.withheld = nn.Embedding(1, width)
+        self.role = nn.Embedding(2, width)
+        self.row = nn.Embedding(side, width // 2)
+        self.col = nn.Embedding(side, width // 2)
+        self.tasks = nn.Embedding(rows, task_tokens * width)
+        self.view = ViewTokens(width, colours)
+        self.size_token = nn.Embedding(1, width)
+        self.time = LevelEmbedding(width, features=256)
+        self.belief = nn.Linear(NUM_COLOURS, width, bias=False)
+        self.belief_gate = nn.Parameter(torch.empty(()))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_multiple=mlp_multiple, dropout=dropout) for _ in range(depth)
+        )
+        self.rotary = Rotary((width // heads // 2,) * 2)
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.out = Head(width, NUM_COLOURS, bias=False)
+        self.size = Head(width, side * side, bias=False)
+        self.embedding_std = embedding_std
+        self.reset_parameters()
+
+    def settle(self, depth: int) -> None:
+        nn.init.constant_(self.belief_gate, 0.3)
+
+    def reset_parameters(self) -> None:
+        """Start the weights anew, from the global generator."""
+        initialise(self, len(self.blocks), embedding_std=self.embedding_std)
+
+    def embed(self, cells: Cells, colour_ND: Tensor, role: int) -> Tensor:
+        """Colour + place + role -> [N, D]."""
+        place_ND = torch.cat([self.row(cells.row), self.col(cells.col)], 1)
+        return colour_ND + place_ND + self.role.weight[role]
+
+    def rotation(self, before: int, cells: Cells, order: Tensor) -> Rotation:
+        """Cells turn by (row, col); the `before` tokens of every example that are no cells stand at angle 0."""
+        place_N2 = torch.stack([cells.row, cells.col], 1)
+        still = place_N2.new_zeros(before * cells.count, 2)
+        return self.rotary.rotation(torch.cat([still, place_N2])[order])
+
+    def prefix(self, question: Question) -> Prefix:
+        """Reads the question once."""
+        cells, device = question.cells, question.task.device
+        colour_ND = self.colour(cells.colour)
+        if question.hidden is not None:
+            colour_ND = torch.where(question.hidden[cells.segment, None], self.withheld.weight, colour_ND)
+        said_BTD = torch.cat(
+            [
+                self.size_token.weight.expand(cells.count, 1, -1),
+                self.tasks(question.task).unflatten(1, (self.task_tokens, -1)),
+                self.view(question.d4, question.colours),
+            ],
+            1,
+        )
+        before = said_BTD.shape[1]
+        order, _ = weave(before, cells.lengths)
+        order = to_device(order, device)
+        x_ND = torch.cat([said_BTD.flatten(0, 1), self.embed(cells, colour_ND, INPUT)])[order]
+        lengths = cells.lengths + before
+        layout, rotation = Layout.of(lengths, device), self.rotation(before, cells, order)
+        memory: list[tuple[Tensor, Tensor]] = []
+        for block in self.blocks:
+            x_ND = block(x_ND, layout=layout, rotation=rotation, keep=memory)
+        size_BD = x_ND[to_device(np.cumsum(lengths) - lengths, device)]
+        return Prefix(memory, lengths, self.size(self.norm(size_BD)))
+
+    def frame(self, prefix: Prefix, answer: Cells) -> Frame:
+        """Where the answer's cells stand: made once, for any number of passes over cells in these places."""
+        order, place = (to_device(x, answer.row.device) for x in weave(1, answer.lengths))
+        layout = Layout.of(answer.lengths + 1, order.device, prefix_lengths=prefix.lengths)
+        return Frame(order, place, layout, self.rotation(1, answer, order))
+
+    def forward(self, prefix: Prefix, frame: Frame, answer: Cells, t: Tensor, belief: Tensor | None = None) -> Tensor:
+        """Belief of the clean answer.
+
+        answer: M cells holding x_t. t: [B]. belief: an earlier belief's probabilities for all cells, or for the first
+        ones only, [<= M, 10]; None adds no term. Returns logits [M, 10].
+        """
+        colour_MD = self.colour(answer.colour)
+        if belief is not None:
+            seen_MD = self.belief_gate * self.belief(belief)
+            colour_MD = torch.cat([colour_MD[: len(belief)] + seen_MD, colour_MD[len(belief) :]])
+        x_ND = torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)])[frame.order]
+        for block, memory in zip(self.blocks, prefix.memory):
+            x_ND = block(x_ND, layout=frame.layout, rotation=frame.rotation, prefix=memory)
+        return self.out(self.norm(x_ND[frame.place]))
