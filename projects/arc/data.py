@@ -7,7 +7,7 @@ refuses every evaluated task. Filters, sizes, selection and subsets see known gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from packages.arc import identity, subsets, views
 from packages.arc.sources import Source, read_answers, read_questions, reveal
-from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined
+from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, unknown_id
 from packages.arc.views import Placement, Views, recolour, turned
 from projects.arc.network import Question
 from projects.arc.packing import Cells, GridStore, to_device
@@ -189,7 +189,7 @@ class ArcData(LightningDataModule):
 
     def read(self, split: str) -> TaskSet:
         """The questions of a split, cut down to the named tasks."""
-        tasks = read_questions(Source(self.dataset, split, self.layout))
+        tasks = _questions(Source(self.dataset, split, self.layout))
         return tasks if self.named is None else tasks.where(lambda task: task.id in set(self.named or ()))
 
     def fitting(self, tasks: TaskSet) -> TaskSet:
@@ -210,9 +210,19 @@ class ArcData(LightningDataModule):
         return subsets.first(self.fitting(subsets.subset(tasks, self.eval_subset)), self.limit)
 
     def _require_named(self, tasks: TaskSet) -> None:
-        if self.named is not None and len(tasks) < len(set(self.named)):
-            everything = read_questions(Source(self.dataset, self.split, self.layout))
-            everything.select(sorted(set(self.named)))
+        """Every named task must be somewhere, and one at least where scores come from."""
+        if self.named is None:
+            return
+        splits = dict.fromkeys([self.split, *(name.partition(":")[0] for name in self.train_sets)])
+        known = [_questions(Source(self.dataset, split, self.layout)) for split in splits]
+        unknown = sorted(set(self.named).difference(*(tasks.ids for tasks in known)))
+        if unknown:
+            ids, names = [id for tasks in known for id in tasks.ids], ", ".join(tasks.name for tasks in known)
+            raise ValueError(unknown_id(unknown[0], ids, names))
+        if not tasks:
+            raise ValueError(
+                f"none of data.tasks is in {tasks.name}, which is evaluated; set data.split or name others"
+            )
 
     def training_pool(self) -> TaskSet:
         """All pairs that may train, before the holdout; the only place of training that meets an answer key."""
@@ -317,6 +327,11 @@ class ArcData(LightningDataModule):
             "sha256": self.evaluated.sha256[:16],
             "overlap": f"{self.met} (data.overlap={self.overlap})",
         }
+
+
+@lru_cache(maxsize=8)
+def _questions(source: Source) -> TaskSet:
+    return read_questions(source)
 
 
 def _one_by_one(items: list) -> DataLoader:

@@ -1,8 +1,9 @@
 """GridDenoiser: a bidirectional transformer over the real cells of a question and its corrupted answer.
 
-Every example is two streams. The prefix [size token, task tokens, view tokens, input cells] sees only itself; the body
-[time token, answer cells] sees prefix and body. So the size head cannot read the answer's cell count, and the prefix is
-computed once for any number of denoising passes. Knows colours and coordinates; not the process, the loss or the walk.
+Every example is three streams through one stack of blocks. The prefix [task tokens, view tokens, input cells] sees
+itself. The size token sees the prefix and is seen by none, so the size head cannot read the answer's cell count. The
+body [time token, answer cells] sees prefix and body. The prefix is computed once for any number of denoising passes; of
+its last block only keys and values are needed. Knows colours and coordinates; not the process, the loss or the walk.
 """
 
 #   B examples, N tokens of a stream, M answer cells, D width, S largest side, R task rows, m tokens per task, K = 10
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from projects.arc.packing import Cells, to_device, weave
 from shared.networks import Block, Head, Layout, LevelEmbedding, Rotary, initialise
+from shared.networks.backends import KeysValues
 from shared.networks.rotary import Rotation
 
 NUM_COLOURS = 10
@@ -44,7 +46,7 @@ class Question:
 class Prefix:
     """A question as the body sees it: keys and values of every layer, and the belief about the answer's size."""
 
-    memory: list[tuple[Tensor, Tensor]]  # per layer [N, heads, head width]
+    memory: list[KeysValues]  # per block [N, heads, head width]
     lengths: np.ndarray  # [B] prefix tokens
     size_logits: Tensor  # [B, S * S]; class (h - 1) S + (w - 1)
 
@@ -121,9 +123,8 @@ class GridDenoiser(nn.Module):
         self.time = LevelEmbedding(width, features=256)
         self.belief = nn.Linear(NUM_COLOURS, width, bias=False)
         self.belief_gate = nn.Parameter(torch.empty(()))
-        self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_multiple=mlp_multiple, dropout=dropout) for _ in range(depth)
-        )
+        blocks = (Block(width, heads, mlp_multiple=mlp_multiple, dropout=dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.rotary = Rotary((width // heads // 2,) * 2)
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.out = Head(width, NUM_COLOURS, bias=False)
@@ -147,7 +148,7 @@ class GridDenoiser(nn.Module):
         """Cells turn by (row, col); the `before` tokens of every example that are no cells stand at angle 0."""
         place_N2 = torch.stack([cells.row, cells.col], 1)
         still = place_N2.new_zeros(before * cells.count, 2)
-        return self.rotary.rotation(torch.cat([still, place_N2])[order])
+        return self.rotary.rotation(torch.cat([still, place_N2]).index_select(0, order))
 
     def prefix(self, question: Question) -> Prefix:
         """Reads the question once."""
@@ -155,25 +156,30 @@ class GridDenoiser(nn.Module):
         colour_ND = self.colour(cells.colour)
         if question.hidden is not None:
             colour_ND = torch.where(question.hidden[cells.segment, None], self.withheld.weight, colour_ND)
-        said_BTD = torch.cat(
-            [
-                self.size_token.weight.expand(cells.count, 1, -1),
-                self.tasks(question.task).unflatten(1, (self.task_tokens, -1)),
-                self.view(question.d4, question.colours),
-            ],
-            1,
-        )
+        task_BTD = self.tasks(question.task).unflatten(1, (self.task_tokens, -1))
+        said_BTD = torch.cat([task_BTD, self.view(question.d4, question.colours)], 1)
         before = said_BTD.shape[1]
-        order, _ = weave(before, cells.lengths)
-        order = to_device(order, device)
-        x_ND = torch.cat([said_BTD.flatten(0, 1), self.embed(cells, colour_ND, INPUT)])[order]
+        order = to_device(weave(before, cells.lengths)[0], device)
+        x_ND = torch.cat([said_BTD.flatten(0, 1), self.embed(cells, colour_ND, INPUT)]).index_select(0, order)
         lengths = cells.lengths + before
-        layout, rotation = Layout.of(lengths, device), self.rotation(before, cells, order)
-        memory: list[tuple[Tensor, Tensor]] = []
-        for block in self.blocks:
+        memory = self.remember(x_ND, Layout.of(lengths, device), self.rotation(before, cells, order))
+        return Prefix(memory, lengths, self.size_logits(memory, lengths))
+
+    def remember(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> list[KeysValues]:
+        """Keys and values of every block for a stream that sees itself only."""
+        memory: list[KeysValues] = []
+        for block in self.blocks[:-1]:
             x_ND = block(x_ND, layout=layout, rotation=rotation, keep=memory)
-        size_BD = x_ND[to_device(np.cumsum(lengths) - lengths, device)]
-        return Prefix(memory, lengths, self.size(self.norm(size_BD)))
+        last = self.blocks[-1]
+        return [*memory, last.attention.keys_values(last.attention_norm(x_ND), rotation)]
+
+    def size_logits(self, memory: list[KeysValues], lengths: np.ndarray) -> Tensor:
+        """Belief of the answer's size [B, S * S], read off the prefix."""
+        x_BD = self.size_token.weight.expand(len(lengths), -1)
+        layout = Layout.of(np.ones_like(lengths), x_BD.device, prefix_lengths=lengths)
+        for block, seen in zip(self.blocks, memory):
+            x_BD = block(x_BD, layout=layout, prefix=seen)
+        return self.size(self.norm(x_BD))
 
     def frame(self, prefix: Prefix, answer: Cells) -> Frame:
         """Where the answer's cells stand: made once, for any number of passes over cells in these places."""
@@ -191,7 +197,7 @@ class GridDenoiser(nn.Module):
         if belief is not None:
             seen_MD = self.belief_gate * self.belief(belief)
             colour_MD = torch.cat([colour_MD[: len(belief)] + seen_MD, colour_MD[len(belief) :]])
-        x_ND = torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)])[frame.order]
+        x_ND = torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)]).index_select(0, frame.order)
         for block, memory in zip(self.blocks, prefix.memory):
             x_ND = block(x_ND, layout=frame.layout, rotation=frame.rotation, prefix=memory)
-        return self.out(self.norm(x_ND[frame.place]))
+        return self.out(self.norm(x_ND.index_select(0, frame.place)))

@@ -1,0 +1,130 @@
+"""Checkpoint files: which are kept, how one is written so that a kill leaves a whole one, how it is read and chosen.
+
+A file holds Lightning's keys with `state_dict` = averaged weights (what every evaluation reads),
+`current_model_state` = raw weights (what training continues from), `averaging_state` = the average's own tensors, and
+`palimpsest` = where it comes from. It contains tensors and plain values only and loads with `weights_only=True`,
+without Lightning. Knows no network.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from shared.training.errors import Mistake
+
+SCHEMA = 1
+Preference = Literal["final", "best", "halfway", "last"]
+
+
+@dataclass
+class CheckpointOptions:
+    """Which files a run keeps.
+
+    every: updates between two writings of last.ckpt.
+    monitor: validation metric that chooses best.ckpt, by mode; None writes no best.ckpt.
+    prefer: the file that an evaluation of the run reads.
+    keep_every: updates between copies that are never replaced; None keeps none.
+    """
+
+    every: int = 500
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "min"
+    prefer: Preference = "final"
+    keep_every: int | None = None
+
+    def __post_init__(self):
+        for name in ("every", "keep_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"checkpoint.{name} is {value}; it counts updates between files, so give 1 or more.")
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a monitored value is strictly better than the best so far (NaN never is)."""
+        if best is None:
+            return value == value
+        return value < best if self.mode == "min" else value > best
+
+
+def settle(temporary: Path, target: Path, copies: Iterable[Path] = ()) -> None:
+    """Make a finished temporary file the target (and, by link where the disk can, each copy), durably and at once.
+
+    The earlier target stays whole until the rename. Raises OSError when the disk refuses.
+    """
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    for copy in copies:
+        twin = copy.with_name(copy.name + ".tmp")
+        twin.unlink(missing_ok=True)
+        try:
+            os.link(temporary, twin)
+        except OSError:
+            shutil.copyfile(temporary, twin)
+        os.replace(twin, copy)
+    os.replace(temporary, target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The checkpoint as plain values and CPU tensors. Raises Mistake if the file is missing or is not one of ours."""
+    path = Path(path)
+    if not path.exists():
+        raise Mistake(f"Checkpoint {path} does not exist; give a run folder, or a file in its checkpoints/ folder.")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict) or "palimpsest" not in content:
+        raise Mistake(f"{path} has no key `palimpsest`: it was not written here. Give a file of a run's checkpoints/.")
+    return content
+
+
+def choose(folder: str | Path, prefer: Preference = "final") -> Path:
+    """The file of a run folder that `prefer` names; `final` falls back to `last` in a run that is not finished.
+
+    Raises Mistake when the run has no such file, and says why.
+    """
+    folder = Path(folder)
+    files = {name: folder / "checkpoints" / f"{name}.ckpt" for name in ("final", "best", "halfway", "last")}
+    if files[prefer].exists():
+        return files[prefer]
+    if prefer == "final" and files["last"].exists():
+        return files["last"]
+    present = [name for name, file in files.items() if file.exists()]
+    why = {
+        "best": "best.ckpt is written at a validation when checkpoint.monitor names a metric",
+        "halfway": "halfway.ckpt is written at half of trainer.max_steps",
+    }.get(prefer, "the run was stopped before its first checkpoint (checkpoint.every)")
+    wanted = f"set checkpoint.prefer to one of: {', '.join(present)}" if present else "train it first"
+    raise Mistake(f"{folder} has no {prefer}.ckpt: {why}. Either {wanted}.")
+
+
+def require_same(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse a checkpoint whose weights do not fit the network: names and shapes must be those of `state`.
+
+    state: the module's `state_dict()` (meta tensors will do). Raises Mistake with at most eight differing keys.
+    """
+    stored = {plain_key(key): tuple(value.shape) for key, value in read(path)["state_dict"].items()}
+    wanted = {plain_key(key): tuple(value.shape) for key, value in state.items()}
+    lines = [f"missing {key}" for key in sorted(wanted.keys() - stored.keys())]
+    lines += [f"unexpected {key}" for key in sorted(stored.keys() - wanted.keys())]
+    both = sorted(wanted.keys() & stored.keys())
+    lines += [f"{key} is {list(stored[key])}, wanted {list(wanted[key])}" for key in both if stored[key] != wanted[key]]
+    if lines:
+        more = f" and {len(lines) - 8} more" if len(lines) > 8 else ""
+        differing = "; ".join(lines[:8]) + more
+        raise Mistake(f"{path} holds another architecture: {differing}. Use the configuration it was trained with.")
+
+
+def plain_key(key: str) -> str:
+    """A state-dict key without the prefix that a wrapping compile would add."""
+    return key.replace("_orig_mod.", "")

@@ -1,0 +1,261 @@
+"""The one door of every project: `python -m projects.<p> fit|validate|test|predict|config --config ... [flags]`.
+
+LightningCLI without its subcommands: the verb is taken off first, so one parser serves every verb and a run's stored
+`config.yaml` is a layer for each of them. Everything is checked before a run folder exists: parse, seed, plan, build,
+then open the run, train, evaluate. Knows the order of these steps; the steps live in the modules it calls.
+"""
+
+import shlex
+import sys
+import tempfile
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from shared.training import callbacks, checkpoints, ema, errors, hardware, optim, plan, randomness, runs, snapshots
+from shared.training.console import quieten, say
+from shared.training.errors import Mistake
+from shared.training.layers import Layers, arrange, take_verb
+
+GROUPS = {
+    "optim": optim.Recipe,
+    "ema": ema.EmaOptions,
+    "randomness": randomness.RandomnessOptions,
+    "checkpoint": checkpoints.CheckpointOptions,
+    "snapshots": snapshots.SnapshotOptions,
+    "logging": runs.LoggingOptions,
+    "run": runs.RunOptions,
+    "hardware": hardware.HardwareOptions,
+}
+
+TRAINER = {  # defaults of every run
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "use_distributed_sampler": False,
+    "inference_mode": True,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+}
+
+QUIET: dict[str, dict[str, Any]] = {"validate": {"verbose": False}, "test": {"verbose": False}, "predict": {}}
+
+DECIDED = {  # Trainer key -> the key it follows from
+    "max_epochs": "trainer.max_steps (updates)",
+    "check_val_every_n_epoch": "run.validate_every (updates)",
+    "val_check_interval": "run.validate_every (updates)",
+    "accumulate_grad_batches": "data.micro_batch",
+    "logger": "logging",
+    "log_every_n_steps": "logging.every (updates)",
+}
+
+
+def main(module: Any, data: Any, args: Sequence[str] | None = None) -> "PalimpsestCLI":
+    """Run the verb on the command line for a project's module and data class (or tuples of classes, one per stage).
+
+    A Mistake ends the process with exit code 2 and at most six lines, and leaves no run folder.
+    """
+    quieten()
+    with errors.told():
+        verb, argv = take_verb(sys.argv[1:] if args is None else args)
+        layers = arrange(_project(module), verb, argv)
+        cli = PalimpsestCLI(module, data, layers, verb)
+        cli.act()
+    return cli
+
+
+class PalimpsestCLI(LightningCLI):
+    """One command line, from layers to a finished run."""
+
+    def __init__(self, module: Any, data: Any, layers: Layers, verb: str):
+        self.layers, self.verb = layers, verb
+        super().__init__(
+            module,
+            data,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, "dump_header": None, "prog": f"python -m ... {verb}"},
+            args=layers.arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER.items()})
+        for key, classes in (("model", self._model_class), ("data", self._datamodule_class)):
+            if isinstance(classes, tuple):
+                parser.add_subclass_arguments(classes, key, fail_untyped=False, required=True)
+            else:
+                parser.add_lightning_class_args(classes, key)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint file or a run folder.")
+        for name, options in GROUPS.items():
+            parser.add_class_arguments(options, name)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as refusal:
+            raise errors.explain(str(refusal), parser, self.layers) from refusal
+        for key, source in DECIDED.items():
+            if self.config.trainer[key] != parser.get_default(f"trainer.{key}"):
+                where = self.layers.origin(f"trainer.{key}")
+                raise Mistake(f"{where}: `trainer.{key}` follows from {source}; leave it out and set that instead.")
+
+    def instantiate_classes(self) -> None:
+        """Plan first (pure), then everything but the Trainer, which comes last, with the run."""
+        machine = hardware.detect()
+        config = {key: _init_args(value) for key, value in self.config.as_dict().items()}
+        self.plan = plan.resolve(config, machine, self.layers.project, self.layers.stage, self.layers.size)
+        if self.verb != "config":
+            hardware.require(config["trainer"], machine)
+        with errors.blamed_on(self.layers):
+            self.config_init = self.parser.instantiate(self.config)
+            self.model, self.datamodule = self.config_init.model, self.config_init.data
+            self.options = self._options()
+            self._attach()
+            self._refuse_partial_files()
+            self.checkpoint = self._checkpoint()
+            self._build()
+            self.plan = plan.described(self.plan, self.model, self.datamodule, self.options.optim)
+
+    def _checkpoint(self) -> Path | None:
+        """The file whose weights will be loaded: of the run evaluated or resumed, or the one training starts from."""
+        folder, prefer = self.layers.run and self.layers.run.folder, self.options.checkpoint.prefer
+        if self.verb == "fit":
+            last = folder and folder / "checkpoints" / "last.ckpt"
+            path = last if last and last.exists() else self.config.ckpt_path
+            prefer = "last"
+        else:
+            path = self.layers.ckpt_path or folder
+            prefer = getattr(self.model, "prefer", prefer) if prefer == "final" else prefer
+        if self.verb == "config" or path is None:
+            return None  # nothing is loaded: a fresh run, or a fast_dev_run, which looks at code and not at weights
+        return Path(path) if Path(path).is_file() else checkpoints.choose(path, prefer)
+
+    def _build(self) -> None:
+        """The network, after `module.adopt(data, checkpoint)`, the hook of a module whose shape depends on either."""
+        stored = checkpoints.read(self.checkpoint) if self.checkpoint else None
+        if stored and (origin := stored["palimpsest"]["project"]) != (here := self.layers.project):
+            raise Mistake(f"{self.checkpoint} is a checkpoint of {origin}, not of {here}. Give one of {here}.")
+        if hasattr(self.model, "adopt"):
+            self.model.adopt(self.datamodule, stored)
+        with torch.device("meta" if self.verb == "config" else "cpu"):
+            self.model.configure_model()
+        optim.groups(self._network, self.options.optim)  # a pattern that matches nothing is refused here
+        if self.checkpoint:
+            checkpoints.require_same(self.model.state_dict(), self.checkpoint)
+
+    @property
+    def _network(self) -> torch.nn.Module:
+        return getattr(self.model, "network", self.model)
+
+    def _options(self) -> SimpleNamespace:
+        """The config groups as objects, with learning rate, betas and decay as this batch size wants them."""
+        options = SimpleNamespace(**{name: self.config_init[name] for name in GROUPS})
+        if options.optim.batch_ref is not None and self.plan.batch_size is not None:
+            options.ema = options.ema.scaled(self.plan.batch_size / options.optim.batch_ref)
+            options.optim = optim.scaled(options.optim, self.plan.batch_size)
+        return options
+
+    def _attach(self) -> None:
+        """What module and data are told beside their own arguments."""
+        keyed = randomness.Randomness(self.config.seed_everything, self.options.randomness.mode)
+        self.model.optim_recipe = self.options.optim
+        self.model.randomness = self.datamodule.randomness = keyed
+        if hasattr(self.datamodule, "micro_batch"):
+            self.datamodule.micro_batch = self.plan.micro_batch
+
+    def _refuse_partial_files(self) -> None:
+        for callback in self.config_init.trainer.callbacks or []:
+            if getattr(callback, "save_weights_only", False):
+                raise Mistake(
+                    f"{type(callback).__name__} has save_weights_only, which leaves out the raw weights, the optimizer"
+                    " and the average, so the run could not be resumed. Remove it; checkpoint.every writes whole files."
+                )
+
+    def act(self) -> None:
+        for line in (*self.layers.notes, *self.plan.lines(training=self.verb in ("fit", "config"))):
+            say(line)
+        if self.checkpoint:
+            say(f"checkpoint  {self.checkpoint}")
+        if self.verb == "config":
+            say("\n" + self.parser.dump(self.config, skip_default=True, skip_validation=True))
+        elif self.verb == "fit":
+            self.fit()
+        else:
+            self.evaluate()
+
+    def fit(self) -> None:
+        """Open the run, train, and unless told otherwise evaluate the averaged weights in the same process."""
+        run = self._open_run()
+        settings = self.plan.trainer_settings() | ({"num_sanity_val_steps": 0} if run.resume_from else {})
+        trainer = self._trainer(run, **settings)
+        trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=run.resume_from or self.checkpoint)
+        if self.options.run.test_after_fit and trainer.global_step >= trainer.max_steps:
+            trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self._farewell(run)
+
+    def evaluate(self) -> None:
+        """validate, test or predict with the averaged weights of a run, or of a loose file under the given layers."""
+        run = self.layers.run
+        if run is None or self.config.trainer.fast_dev_run:
+            run = self._open_run(apart="/evaluated")
+        verb, quiet = getattr(self._trainer(run), self.verb), QUIET[self.verb]
+        verb(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, **quiet)
+        self._farewell(run)
+
+    def _open_run(self, apart: str = "") -> runs.Run:
+        """The run folder; a fast_dev_run keeps nothing, so its folder is a temporary one."""
+        options, layers = self.options.run, self.layers
+        if self.config.trainer.fast_dev_run:
+            self._temporary = tempfile.TemporaryDirectory(prefix="fast-dev-run-")
+            options = replace(options, root=self._temporary.name, name=None, resume=False)
+        config = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        size, facts = layers.size + apart, self.plan.as_dict()
+        run = runs.open_run(options, layers.project, layers.stage, size, config, facts, self._command())
+        say(f"run         {run.folder}" + (f", continued from {run.resume_from.name}" if run.resume_from else ""))
+        return run
+
+    def _trainer(self, run: runs.Run, **settings: Any) -> Trainer:
+        hardware.apply(self.options.hardware, self._network)
+        ours = [*(self.config_init.trainer.callbacks or []), *callbacks.build(run, self.options)]
+        has_files = any(isinstance(callback, Checkpoint) for callback in ours)
+        settings |= {"callbacks": ours, "logger": runs.CsvLogger(run), "enable_checkpointing": has_files}
+        self.trainer = self.instantiate_trainer(**settings)
+        randomness.seed_rank(self.config.seed_everything, self.trainer.global_rank)
+        return self.trainer
+
+    def _command(self) -> str:
+        package = self.model.__class__.__module__.rpartition(".")[0]
+        return shlex.join(["python", "-m", package, self.verb, *self.layers.given])
+
+    def _farewell(self, run: runs.Run) -> None:
+        """Last lines: what was written and what to type next."""
+        if self.config.trainer.fast_dev_run:
+            return self._temporary.cleanup()
+        files = [f"{f.name}/" if f.is_dir() else f.name for f in sorted(run.folder.iterdir())]
+        stage = f" STAGE={run.stage}" if run.stage else ""
+        run.say(f"written     {run.folder}: {', '.join(files)}")
+        if self.verb == "fit":
+            run.say(f"next        make evaluate PROJECT={run.project}{stage} CKPT={run.folder}")
+
+
+def _project(module: Any) -> str:
+    """The name of the folder the module class lives in."""
+    cls = module[0] if isinstance(module, tuple) else module
+    return cls.__module__.split(".")[-2]
+
+
+def _init_args(section: Any) -> Any:
+    return section.get("init_args", section) if isinstance(section, dict) else section

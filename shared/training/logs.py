@@ -1,0 +1,281 @@
+"""What a step returns under "logs" becomes rows and lines: gathered on the device, reduced and read once per interval.
+
+A value is a 0-dim tensor (averaged over micro-batches and ranks) or a pair (sum, count). Keys get the prefix `train/`
+or `val/`; `train/loss`, `optim/lr` and `perf/*` are added here. Knows the Trainer; not what the numbers mean.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from shared.training.interrupts import Interrupts
+from shared.training.runs import LoggingOptions, Run
+from shared.training.throughput import Stopwatch
+
+
+class Sums:
+    """Sums and counts by name. Adding keeps references and launches nothing; `totals` does all the arithmetic."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+        self.counts: dict[str, list[Tensor]] = {}
+        self.whole: dict[str, float] = {}  # counts that the host knows
+
+    def add(self, logs: Mapping[str, Any], count: float = 1.0) -> None:
+        """logs: name -> 0-dim tensor that stands for `count` things, or a pair (sum, count) of 0-dim tensors."""
+        for name, value in logs.items():
+            if isinstance(value, tuple):
+                self.values.setdefault(name, []).append(value[0].detach())
+                self.counts.setdefault(name, []).append(value[1].detach())
+            else:
+                self.values.setdefault(name, []).append(value.detach())
+                self.whole[name] = self.whole.get(name, 0.0) + count
+
+    def totals(self, names: Iterable[str], device: torch.device) -> Tensor:
+        """[2 x names] float64 on `device`: all sums, then all counts; a name not seen here gives zeros."""
+        names = list(names)
+        parts = [_total(group.get(name), device) for group in (self.values, self.counts) for name in names]
+        known = torch.tensor([0.0] * len(names) + [self.whole.get(name, 0.0) for name in names], dtype=torch.float64)
+        return torch.stack(parts) + known.to(device) if parts else known.to(device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything gathered so far, as tensors, so that an interval can be finished after a resume."""
+        stacked = ({name: torch.stack(parts) for name, parts in group.items()} for group in (self.values, self.counts))
+        values, counts = stacked
+        return {"values": values, "counts": counts, "whole": dict(self.whole)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "Sums":
+        sums = cls()
+        sums.values = {name: list(parts.unbind()) for name, parts in state["values"].items()}
+        sums.counts = {name: list(parts.unbind()) for name, parts in state["counts"].items()}
+        sums.whole = dict(state["whole"])
+        return sums
+
+
+def _total(parts: list[Tensor] | None, device: torch.device) -> Tensor:
+    if not parts:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    return torch.stack(parts).to(device, torch.float64).sum()
+
+
+class Reducer:
+    """Means over all ranks by one flat all-reduce and one host read.
+
+    The list of names is agreed again only when a rank brings one that is not in it; a name that a rank lacks counts 0
+    there. `extra` host numbers (units, a wish to stop) ride along and come back summed.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def means(self, trainer: Trainer, sums: Sums, extra: Sequence[float] = ()) -> tuple[dict[str, float], list[float]]:
+        """(name -> mean, sums of extra). A name whose count is 0 everywhere is left out."""
+        if trainer.world_size == 1:
+            self.names = self._with_new(sums)
+        values = self._reduced(trainer, sums, [float(len(self._with_new(sums)) > len(self.names)), *extra])
+        if values[2 * len(self.names)]:
+            self.names = self._agreed(trainer, sums)
+            values = self._reduced(trainer, sums, [0.0, *extra])
+        size = len(self.names)
+        found = zip(self.names, values[:size], values[size : 2 * size])
+        return {name: total / count for name, total, count in found if count}, values[2 * size + 1 :]
+
+    def _with_new(self, sums: Sums) -> list[str]:
+        return [*self.names, *(name for name in sums.values if name not in self.names)]
+
+    def _reduced(self, trainer: Trainer, sums: Sums, extra: list[float]) -> list[float]:
+        device = trainer.strategy.root_device
+        flat = torch.cat([sums.totals(self.names, device), torch.tensor(extra, dtype=torch.float64).to(device)])
+        return trainer.strategy.reduce(flat, reduce_op="sum").tolist()
+
+    def _agreed(self, trainer: Trainer, sums: Sums) -> list[str]:
+        lists: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(lists, self._with_new(sums))
+        return list(dict.fromkeys(name for names in lists for name in names))
+
+
+class WriteLogs(Callback):
+    """Rows for the loggers and lines for the reader, every `logging.every` updates and after each validation."""
+
+    def __init__(self, run: Run, options: LoggingOptions, interrupts: Interrupts):
+        self.run, self.every, self.interrupts = run, options.every, interrupts
+        self.train, self.evaluation = Sums(), Sums()
+        self.train_keys, self.evaluation_keys = Reducer(), Reducer()
+        self.learning_rate = self.seconds = 0.0
+        self.samples = self.units = 0  # of all ranks up to the last row
+        self.unreported = (0, 0)  # of this rank since then, before this start
+        self.watch: Stopwatch | None = None
+        self.console: Console | None = None
+        self.timing = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger, "rewind"):
+                logger.rewind(trainer.global_step)
+        self.watch = Stopwatch(trainer.strategy.root_device, self.seconds)
+        self.watch.samples, self.watch.units = self.unreported
+        self.console = Console(self.run, trainer, self.seconds)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert self.watch
+        if not self.timing:  # the loop sets its own when it starts, after on_train_start
+            self.timing = _time_fetches(trainer, self.watch)
+        self.watch.batch_starts()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.learning_rate = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self.watch
+        k = trainer.accumulate_grad_batches
+        update, done = trainer.global_step, (batch_idx + 1) % k == 0
+        # Lightning has divided the loss by k; k of them make the loss of one update
+        self.train.add({"train/loss": outputs["loss"]}, 1 / k)
+        self.train.add({f"train/{name}": value for name, value in outputs.get("logs", {}).items() if name != "loss"})
+        self.watch.batch_ends(batch, update_done=done)
+        if done and (update % self.every == 0 or update == trainer.max_steps):
+            self._write_row(trainer, update)
+
+    def _write_row(self, trainer: Trainer, update: int) -> None:
+        assert self.watch and self.console
+        extra = [self.watch.samples, self.watch.units, float(self.interrupts.requested)]
+        means, (samples, units, stop) = self.train_keys.means(trainer, self.train, extra)
+        self.interrupts.agreed = stop > 0
+        perf = self.watch.read(samples, units)
+        self.samples, self.units = self.samples + int(samples), self.units + int(units)
+        row = means | {"optim/lr": self.learning_rate}
+        for logger in trainer.loggers:
+            logger.log_metrics(row | perf, step=update)
+        self.console.progress(update, row, perf)
+        self.train = Sums()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluation = Sums()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.evaluation.add({f"val/{name}": value for name, value in (outputs or {}).get("logs", {}).items()})
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row, _ = self.evaluation_keys.means(trainer, self.evaluation)
+        trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in row.items()})
+        if trainer.sanity_checking:
+            return
+        fitting = trainer.state.fn == "fit"
+        for logger in trainer.loggers if fitting else []:
+            logger.log_metrics(row, step=trainer.global_step)
+        self.run.say(validation_line(f" at {trainer.global_step:,}" if fitting else "", row))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """What just happened was no update: leave its time out of the pace."""
+        if self.watch:
+            self.watch.pause()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.console:
+            self.console.close()
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this rank has gathered since the last row, for last.ckpt."""
+        counts = {"samples": self.samples, "units": self.units, "seconds": self.seconds_so_far}
+        unreported = (self.watch.samples, self.watch.units) if self.watch else (0, 0)
+        return {"train": self.train.state(), "names": self.train_keys.names, "unreported": unreported, **counts}
+
+    def restore_rank_state(self, state: Mapping[str, Any]) -> None:
+        self.train, self.train_keys.names = Sums.restored(state["train"]), list(state["names"])
+        self.samples, self.units, self.seconds = state["samples"], state["units"], state["seconds"]
+        self.unreported = tuple(state["unreported"])
+
+    @property
+    def seconds_so_far(self) -> float:
+        """Wall clock of training, earlier starts of the run included."""
+        return self.watch.seconds if self.watch else self.seconds
+
+
+def _time_fetches(trainer: Trainer, watch: Stopwatch) -> bool:
+    """Clock the loader alone: Lightning calls these two around every fetch (for a profiler that is off here)."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    fetcher._start_profiler, fetcher._stop_profiler = watch.fetch_starts, watch.fetch_ends
+    return True
+
+
+class Console:
+    """The progress of training: a Rich line on a terminal, plain lines elsewhere; always plain lines in train.log."""
+
+    def __init__(self, run: Run, trainer: Trainer, seconds: float):
+        self.run, self.total, self.first, self.begun = run, trainer.max_steps, trainer.global_step, seconds
+        self.bar: Progress | None = None
+        if sys.stdout.isatty() and trainer.is_global_zero:
+            self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), transient=True)
+            self.task = self.bar.add_task("", total=self.total, completed=self.first)
+            self.bar.start()
+
+    def progress(self, update: int, row: Mapping[str, float], perf: Mapping[str, float]) -> None:
+        line = progress_line(update, self.total, row, perf, self._eta(update, perf))
+        self.run.say(line, console=self.bar is None)
+        if self.bar:
+            self.bar.update(self.task, completed=update, description=line)
+
+    def _eta(self, update: int, perf: Mapping[str, float]) -> float:
+        """Seconds left at the mean pace of this start, validations included."""
+        return (self.total - update) * (perf["seconds"] - self.begun) / max(update - self.first, 1)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+def progress_line(
+    update: int, total: int, row: Mapping[str, float], perf: Mapping[str, float], eta: float, shown: int = 4
+) -> str:
+    """One line: update, loss and the next few logs in the step's order, learning rate, pace, time left (seconds)."""
+    logs = [(name.removeprefix("train/"), value) for name, value in row.items() if name.startswith("train/")]
+    parts = [f"update {update:,}/{total:,}"] + [f"{name} {value:.4f}" for name, value in logs[:shown]]
+    pace = "units" if perf["perf/units_per_s"] else "samples"
+    parts += [f"lr {row['optim/lr']:.1e}", f"{short(perf[f'perf/{pace}_per_s'])} {pace}/s", f"eta {duration(eta)}"]
+    return "  ".join(parts)
+
+
+def validation_line(when: str, row: Mapping[str, float]) -> str:
+    return "  ".join([f"validation{when}", *(f"{name} {value:.4f}" for name, value in row.items())])
+
+
+def short(number: float) -> str:
+    """41234 -> 41.2k"""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """4321 -> 1h12m, 72 -> 1m12s"""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"

@@ -1,0 +1,157 @@
+"""AdamW (Loshchilov & Hutter 2019) and a learning rate that is one pure function of the update.
+
+Knows parameters by their names and by the modules that own them. Does not know the task, nor how ranks share a batch.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from shared.training.errors import Mistake, nearest
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose name matches `pattern` (re.search); the first group that matches wins."""
+
+    pattern: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None  # None: as without the group
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Config group `optim`. lr is the peak; times are updates, shares are of all updates, floor and start of lr."""
+
+    lr: float = 1e-3
+    batch_ref: int | None = None  # batch that lr and betas[1] are meant for, see `scaled`; None: whatever it is
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_on: Literal["matrices", "all"] = "matrices"  # matrices: 2 or more dimensions, embeddings excepted
+    warmup: int | None = None  # None: 2 % of the updates, at most 2000
+    start: float = 0.0
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # wsd: constant, then a fall over `cooldown`
+    floor: float = 0.1
+    cooldown: float = 0.15
+    groups: list[Group] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name):g}; it must be above 0.")
+        for name in ("start", "floor", "cooldown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name):g}; it is a share and lies in [0, 1].")
+        for name, least in (("warmup", 0), ("batch_ref", 1), ("weight_decay", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"optim.{name} is {value}; it must be at least {least}.")
+
+
+def scaled(recipe: Recipe, batch_size: int) -> Recipe:
+    """The recipe for this batch: lr by the square root of the ratio to batch_ref, betas[1] to its power."""
+    if recipe.batch_ref is None:
+        return recipe
+    ratio, (first, second) = batch_size / recipe.batch_ref, recipe.betas
+    return replace(recipe, batch_ref=None, lr=recipe.lr * math.sqrt(ratio), betas=(first, second**ratio))
+
+
+def warmup_updates(recipe: Recipe, total: int) -> int:
+    """Updates until the peak."""
+    return min(2000, max(1, round(0.02 * total))) if recipe.warmup is None else recipe.warmup
+
+
+def learning_rate(
+    u: int,
+    total: int,
+    warmup: int,
+    shape: str = "cosine",
+    floor: float = 0.1,
+    start: float = 0.0,
+    cooldown: float = 0.15,
+) -> float:
+    """Share of the peak in [0, 1] at update u = 1 .. total: from `start` to 1 at `warmup`, down to `floor` at `total`.
+
+    wsd (Hu et al. 2024) falls as 1 - sqrt (Haegele et al. 2024) over the last `cooldown` of the updates.
+    """
+    rise = start + (1 - start) * u / warmup if u < warmup else 1.0
+    begin = {"constant": total, "wsd": (1 - cooldown) * total}.get(shape, warmup)
+    x = min(1.0, max(0.0, (u - begin) / (total - begin))) if total > begin else float(u >= total)
+    left = {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "wsd": 1 - math.sqrt(x), "constant": 1.0}[shape]
+    return min(rise, floor + (1 - floor) * left)
+
+
+def build(module: nn.Module, recipe: Recipe, total_updates: int) -> dict[str, Any]:
+    """What `configure_optimizers` returns: fused AdamW over `module.network`, or `module`, and its schedule."""
+    if recipe.batch_ref is not None:
+        raise ValueError("optim.batch_ref has not been applied; call optim.scaled(recipe, batch_size) first.")
+    if total_updates < 1:
+        raise Mistake(f"trainer.max_steps is {total_updates}; set it to the number of updates of the run.")
+    network = getattr(module, "network", module)
+    _require_inside(module, network)
+    optimizer = torch.optim.AdamW(groups(network, recipe), recipe.lr, recipe.betas, recipe.eps, fused=True)
+    # Lightning refuses to clip before an optimizer that unscales by itself; this one is left to its own unscaling.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    warmup = warmup_updates(recipe, total_updates)
+
+    def factor(done: int) -> float:
+        r = recipe
+        return learning_rate(done + 1, total_updates, warmup, r.shape, r.floor, r.start, r.cooldown)
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups for torch: every trainable parameter in exactly one, by (first matching pattern, weight decay).
+
+    Raises Mistake for a pattern that matches nothing and for a network with nothing to train.
+    """
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not named:
+        raise Mistake("The network has no trainable parameter; give it one or leave something unfrozen.")
+    _require_matches(recipe, named)
+    embeddings = {id(p) for m in network.modules() if _is_embedding(m) for p in m.parameters(recurse=False)}
+    buckets: dict[tuple[str, float, float], list[Tensor]] = {}
+    for name, p in named.items():
+        group = next((g for g in recipe.groups if re.search(g.pattern, name)), Group("default"))
+        decays = recipe.decay_on == "all" or (p.ndim >= 2 and id(p) not in embeddings)
+        decay = group.weight_decay if group.weight_decay is not None else recipe.weight_decay * decays
+        buckets.setdefault((group.pattern, group.lr_scale, decay), []).append(p)
+    _require_all(buckets, named)
+    return [
+        {"params": members, "lr": recipe.lr * scale, "weight_decay": decay, "name": f"{pattern}, decay {decay:g}"}
+        for (pattern, scale, decay), members in buckets.items()
+    ]
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    """torch's own and every class called `...Embedding`, or derived from one; a tied matrix counts as its embedding."""
+    return any(cls.__name__.endswith(("Embedding", "EmbeddingBag")) for cls in type(module).__mro__)
+
+
+def _require_matches(recipe: Recipe, named: Mapping[str, Tensor]) -> None:
+    for group in recipe.groups:
+        if not any(re.search(group.pattern, name) for name in named):
+            some = ", ".join(list(named)[:5])
+            hint = nearest(group.pattern, named)
+            raise Mistake(f"optim.groups: no parameter matches `{group.pattern}`.{hint} Names are like {some}.")
+
+
+def _require_all(buckets: Mapping[Any, list[Tensor]], named: Mapping[str, Tensor]) -> None:
+    grouped, total = (
+        sum(p.numel() for members in buckets.values() for p in members),
+        sum(p.numel() for p in named.values()),
+    )
+    assert grouped == total, f"the groups hold {grouped:,} of {total:,} trainable parameters"
+
+
+def _require_inside(module: nn.Module, network: nn.Module) -> None:
+    inside = {id(p) for p in network.parameters()}
+    if outside := [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in inside]:
+        raise ValueError(f"Parameter {outside[0]} lies outside `network` and would never be trained; move it inside.")

@@ -1,0 +1,253 @@
+"""What a run is going to do, worked out before anything is built: devices, batch arithmetic, updates, cost.
+
+`resolve` is pure arithmetic on the configuration and a description of a machine, so each is planned on any other.
+`described` adds what only the built objects know (parameters, data, FLOPs). G = global batch in samples, W = processes,
+m = micro-batch, k = micro-batches per update: G = W m k, always exactly.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shared.training.errors import Mistake
+from shared.training.hardware import Machine, matmul_tflops
+from shared.training.logs import duration
+from shared.training.optim import Recipe, warmup_updates
+
+CPU_MICRO_BATCH = 32
+GPU_UTILISATION = 0.35  # share of the vendor's peak that a well-fed network of this kind reaches
+TRAINING_FACTOR = 3  # forward, and twice that for the backward
+STATE_BYTES = 20  # per trainable parameter: weight 4, gradient 4, Adam 8, average 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, in numbers. batch_size None: the data module decides by units, one micro-batch per process."""
+
+    project: str
+    stage: str | None
+    size: str
+    device: str
+    precision: str
+    compile: str
+    world: int
+    batch_size: int | None
+    micro_batch: int | None
+    accumulate: int
+    updates: int
+    validate_every: int | None
+    peak_tflops: float | None = None
+    memory_gb: float | None = None
+    parameters: int = 0
+    trainable: int = 0
+    warmup: int | None = None
+    learning_rate: float | None = None
+    flops_per_update: float | None = None
+    seconds: float | None = None
+    git: str = ""
+    data: dict[str, str] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int | None:
+        """Samples to be seen in the whole run."""
+        return self.batch_size and self.batch_size * self.updates
+
+    @property
+    def state_gb(self) -> float:
+        """Memory of weights, gradients, Adam moments and average; activations come on top."""
+        return self.trainable * STATE_BYTES / 1e9
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """What the plan decides for the Trainer. Lightning counts validation in batches, we in updates."""
+        validation: dict[str, Any] = {"limit_val_batches": 0}
+        if self.validate_every is not None:
+            validation = {"val_check_interval": self.validate_every * self.accumulate}
+        return {"accumulate_grad_batches": self.accumulate, **validation}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For plan.json."""
+        return {**asdict(self), "samples": self.samples, "state_gb": self.state_gb}
+
+    def lines(self, *, training: bool = True) -> list[str]:
+        """The plan as the user reads it, one fact a line; what only training needs can be left out."""
+        facts = {**self._what(), **(self._how() if training else {}), **self.model}
+        facts |= {**self.data, "git": self.git}
+        width = max(12, *(len(name) + 2 for name in facts))
+        return [f"{name:<{width}}{value}" for name, value in facts.items() if value]
+
+    def _what(self) -> dict[str, str]:
+        compiled = "" if self.compile == "none" else f", {self.compile} compiled"
+        return {
+            "plan": f"{self.project}{'-' + self.stage if self.stage else ''} / {self.size}",
+            "device": f"{self.device}, {self.precision}{compiled}",
+            "parameters": f"{self.parameters:,} ({self.trainable:,} trainable)",
+        }
+
+    def _how(self) -> dict[str, str]:
+        card = f", a card has {metric(self.memory_gb * 1e9)}B" if self.memory_gb else ""
+        return {
+            "memory": f"{metric(self.state_gb * 1e9)}B of training state{card}",
+            "batch": self._batch(),
+            "updates": f"{self.updates:,}" + (f", {self.samples:,} samples" if self.samples else ""),
+            "rate": self._learning_rate(),
+            "cost": self._cost(),
+        }
+
+    def _batch(self) -> str:
+        processes = f"{self.world} process{'es' * (self.world > 1)}"
+        if self.batch_size is None:
+            return f"by units, {processes}"
+        return f"{self.batch_size} = {processes} x {self.micro_batch} x {self.accumulate}"
+
+    def _learning_rate(self) -> str:
+        if self.learning_rate is None:
+            return ""
+        return f"{self.learning_rate:g}" + (f", warm-up until update {self.warmup:,}" if self.warmup else "")
+
+    def _cost(self) -> str:
+        if self.flops_per_update is None:
+            return ""
+        about = f", at least {duration(self.seconds)} at {self._speed()}" if self.seconds and self.seconds > 1 else ""
+        return f"{metric(self.flops_per_update)}FLOP per update{about}"
+
+    def _speed(self) -> str:
+        return "35 % of peak" if self.peak_tflops else "the speed of a matrix product"
+
+
+def resolve(
+    config: Mapping[str, Any], machine: Machine, project: str = "", stage: str | None = None, size: str = ""
+) -> Plan:
+    """The arithmetic of a run. Raises Mistake when the global batch does not split or the updates are not stated."""
+    trainer, data, card = config["trainer"], config["data"], config.get("hardware", {})
+    world = world_size(trainer, machine)
+    batch_size = data.get("batch_size")
+    micro, accumulate = None, 1
+    if batch_size is not None:
+        micro, accumulate = split(batch_size, world, _cap(data, trainer, batch_size // world))
+    return Plan(
+        project, stage, size,
+        device=_device(trainer, world, machine),
+        precision=str(trainer.get("precision") or "32-true"),
+        compile=card.get("compile", "none"),
+        world=world,
+        batch_size=batch_size,
+        micro_batch=micro,
+        accumulate=accumulate,
+        updates=_updates(trainer),
+        validate_every=config.get("run", {}).get("validate_every"),
+        peak_tflops=card.get("peak_tflops"),
+        memory_gb=card.get("memory_gb"),
+    )  # fmt: skip
+
+
+def split(batch_size: int, world: int, cap: int) -> tuple[int, int]:
+    """(m, k): m the largest divisor of G / W not above `cap`, k = G / (W m). Raises Mistake if W does not divide G."""
+    if batch_size < 1 or batch_size % world:
+        below, above = batch_size // world * world, (batch_size // world + 1) * world
+        near = f"{below} or {above}" if below > 0 else f"{above}"
+        raise Mistake(
+            f"Global batch {batch_size} does not split over {world} {'GPUs' if world > 1 else 'process'}."
+            f" Choose data.batch_size {near}, or any multiple of 48 (48, 96, 192, ...)."
+        )
+    share = batch_size // world
+    micro = max(m for m in range(1, share + 1) if share % m == 0 and m <= max(1, cap))
+    return micro, share // micro
+
+
+def world_size(trainer: Mapping[str, Any], machine: Machine) -> int:
+    """Processes of the run. `devices: auto` counts this machine's cards (one process where it has none)."""
+    devices = trainer.get("devices", "auto")
+    if isinstance(devices, str) and devices.lstrip("-").isdigit():
+        devices = int(devices)
+    if isinstance(devices, list):
+        count = len(devices)
+    elif isinstance(devices, int) and devices > 0:
+        count = devices
+    else:
+        count = max(1, len(machine.devices)) if trainer.get("accelerator") != "cpu" else 1
+    return count * trainer.get("num_nodes", 1)
+
+
+def described(plan: Plan, module: Any, datamodule: Any, recipe: Recipe) -> Plan:
+    """The plan with what the built objects know. Raises Mistake when the training state alone exceeds a card.
+
+    module may offer `flops_per_sample` (forward, one sample) and `plan_lines()`; datamodule may offer `describe()`.
+    """
+    network = getattr(module, "network", module)
+    counts = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    flops = getattr(module, "flops_per_sample", None)
+    per_update = TRAINING_FACTOR * flops * plan.batch_size if flops and plan.batch_size else None
+    plan = replace(
+        plan,
+        parameters=sum(n for n, _ in counts),
+        trainable=sum(n for n, learns in counts if learns),
+        learning_rate=recipe.lr,
+        warmup=warmup_updates(recipe, plan.updates),
+        flops_per_update=per_update,
+        seconds=per_update and per_update * plan.updates / _flops_per_second(plan),
+        git=git_state(),
+        data=dict(datamodule.describe()) if hasattr(datamodule, "describe") else {},
+        model=dict(module.plan_lines()) if hasattr(module, "plan_lines") else {},
+    )
+    if plan.memory_gb and plan.state_gb > plan.memory_gb:
+        raise Mistake(
+            f"The training state needs {metric(plan.state_gb * 1e9)}B, one card has {metric(plan.memory_gb * 1e9)}B."
+            " Choose a smaller size or a larger card."
+        )
+    return plan
+
+
+def git_state() -> str:
+    """Short commit hash, with '+dirty' when tracked files differ; empty outside a repository."""
+    try:
+        sha = _git("rev-parse", "--short=12", "HEAD")
+        return sha + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def metric(number: float) -> str:
+    """1234567 -> '1.23 M'"""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+def _cap(data: Mapping[str, Any], trainer: Mapping[str, Any], share: int) -> int:
+    """Most samples in one micro-batch; a data module without the key `micro_batch` takes its share whole."""
+    asked = data.get("micro_batch", share)
+    if asked != "auto":
+        return int(asked)
+    return share if trainer.get("accelerator") in ("gpu", "cuda") else CPU_MICRO_BATCH
+
+
+def _updates(trainer: Mapping[str, Any]) -> int:
+    updates = trainer.get("max_steps", -1)
+    if updates < 1:
+        raise Mistake(f"trainer.max_steps is {updates}; state the number of updates of this run, 1 or more.")
+    if trainer.get("accumulate_grad_batches", 1) != 1:
+        raise Mistake(
+            "trainer.accumulate_grad_batches follows from data.batch_size; leave it out and set data.micro_batch."
+        )
+    return updates
+
+
+def _device(trainer: Mapping[str, Any], world: int, machine: Machine) -> str:
+    if trainer.get("accelerator") == "cpu":
+        return f"{world} CPU process{'es' * (world > 1)}"
+    return f"{world} x {machine.devices[0] if machine.devices else 'GPU'}"
+
+
+def _flops_per_second(plan: Plan) -> float:
+    rate = plan.peak_tflops * GPU_UTILISATION if plan.peak_tflops else matmul_tflops()
+    return rate * 1e12 * plan.world
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    return result.stdout.strip()

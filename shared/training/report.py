@@ -1,0 +1,238 @@
+"""What a run reports: metrics beside their floors, how they were measured, and the command that repeats them.
+
+`write` reads the run folder (manifest, plan, config, tables) and what the module measured, and leaves `report.json` for
+programs, `report.md` for people and `curves.png`. Knows files; the Trainer only through `WriteReport`.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from shared.training.runs import Run, read_json, rehearsed, write_json
+from shared.training.tables import read_table, replace_text
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number. n: how many things it was measured on; low, high: its 95 % interval; floors: what a
+    method without learning reaches on the same things, by name."""
+
+    name: str
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    floors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `module.results(folder)` gives. headline: the run's last result line; sections: (title, markdown);
+    files: what it wrote into the folder, pictures among them; facts: denominators and settings worth stating."""
+
+    headline: str
+    metrics: list[Metric] = field(default_factory=list)
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def interval(values: Sequence[float], repeats: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of `values`, one per independent thing (Efron 1979, percentiles)."""
+    numbers = numpy.asarray(values, dtype=float)
+    draws = numpy.random.default_rng(seed).integers(len(numbers), size=(repeats, len(numbers)))
+    low, high = numpy.quantile(numbers[draws].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+class WriteReport(Callback):
+    """Asks the module for its results when a test has ended, while it still holds the averaged weights."""
+
+    def __init__(self, run: Run, *, at_fit_end: bool = False):
+        self.run, self.at_fit_end = run, at_fit_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and not rehearsed(trainer):
+            results = pl_module.results(self.run.folder) if hasattr(pl_module, "results") else None
+            write(self.run, results, trainer.ckpt_path)
+            if results:
+                self.run.say(results.headline)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.at_fit_end and trainer.is_global_zero and not rehearsed(trainer):
+            write(self.run)
+
+
+def write(run: Run, results: Results | None = None, weights: Any = None) -> Path:
+    """report.json, curves.png and report.md of a run. weights: the file evaluated (None: the run's final average)."""
+    content = gather(run, results, weights)
+    curves = run.folder / "curves.png"
+    drawn = [curves] if draw_curves(read_table(run.folder / "metrics.csv"), curves) else []
+    files = [*drawn, *(results.files if results else [])]
+    content["files"] = [_inside(run, file) for file in files]
+    write_json(run.folder / "report.json", content)
+    replace_text(run.folder / "report.md", "\n".join(markdown(content, _pictures(run, files), results)) + "\n")
+    return run.folder / "report.md"
+
+
+def gather(run: Run, results: Results | None = None, weights: Any = None) -> dict[str, Any]:
+    """Everything report.json says, from the run's own files."""
+    manifest, plan = run.manifest, _json_if_there(run.folder / "plan.json")
+    config = _yaml_if_there(run.folder / "config.yaml")
+    perf = read_table(run.folder / "perf.csv")
+    return {
+        "run": str(run.folder),
+        "project": run.project,
+        "stage": run.stage,
+        "size": run.size,
+        "headline": results.headline if results else None,
+        "metrics": [asdict(metric) for metric in results.metrics] if results else _last_validation(run),
+        "facts": results.facts if results else {},
+        "weights": str(weights) if weights else "averaged weights at the end of training",
+        "data": plan.get("data") or {},
+        "seed": config.get("seed_everything"),
+        "parameters": plan.get("parameters"),
+        "trainable": plan.get("trainable"),
+        "updates": manifest.get("finished", {}).get("update", max(perf["update"]) if perf else 0),
+        "batch_size": plan.get("batch_size"),
+        "throughput": _throughput(perf),
+        "wall_clock_s": manifest.get("finished", {}).get("seconds", max(perf["seconds"].values()) if perf else None),
+        "peak_memory_gb": max(perf.get("perf/memory_gb", {0: _resident_gb()}).values()),
+        "command": manifest["starts"][0]["command"],
+        "starts": manifest["starts"],
+    }
+
+
+def _throughput(perf: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Medians over the logging intervals."""
+    return {name.removeprefix("perf/"): median(column.values()) for name, column in perf.items() if name.startswith("perf/")}
+
+
+def _last_validation(run: Run) -> list[dict[str, Any]]:
+    table = read_table(run.folder / "metrics.csv")
+    return [asdict(Metric(name, column[max(column)], 0)) for name, column in table.items() if name.startswith("val/")]
+
+
+def _resident_gb() -> float:
+    """Largest resident memory of this process so far (ru_maxrss counts kilobytes on Linux, bytes on macOS)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def draw_curves(table: Mapping[str, Mapping[int, float]], path: Path) -> bool:
+    """Loss of training and validation, and every other validation metric, over updates; False when there is no row."""
+    names = [name for name in table if name.startswith(("train/loss", "val/"))]
+    if "train/loss" not in names:
+        return False
+    from matplotlib.figure import Figure  # half a second, and only reports need it
+
+    panels = {"loss": [n for n in names if n.endswith("/loss")]} | {n: [n] for n in names if not n.endswith("/loss")}
+    shown = dict(list(panels.items())[:6])
+    figure = Figure(figsize=(4.2 * len(shown), 3), layout="constrained")
+    for axes, (title, lines) in zip(numpy.atleast_1d(figure.subplots(1, len(shown))), shown.items()):
+        for name in lines:
+            axes.plot(*zip(*table[name].items()), marker="." if len(table[name]) < 20 else None, label=name)
+        axes.set(title=title, xlabel="update")
+        axes.grid(alpha=0.3)
+        if title == "loss":
+            axes.legend(frameon=False)
+            values = [value for name in lines for value in table[name].values()]
+            axes.set_yscale("log" if 0 < 10 * min(values) < max(values) else "linear")
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def markdown(content: Mapping[str, Any], pictures: Sequence[str], results: Results | None) -> Iterator[str]:
+    """The lines of report.md."""
+    name = "-".join(filter(None, [content["project"], content["stage"]]))
+    yield f"# {name} {content['size']}: {Path(content['run']).name}\n"
+    yield (
+        f"**{content['headline']}**\n"
+        if content["headline"]
+        else "Not evaluated yet; the numbers are the last validation's.\n"
+    )
+    yield from _metric_table(content["metrics"])
+    yield from (f"![{Path(picture).stem}]({picture})" for picture in pictures)
+    for title, text in results.sections if results else []:
+        yield f"\n## {title}\n\n{text}"
+    yield "\n## To repeat it\n"
+    yield f"```\n{content['command']}\n```\n"
+    yield from _fact_table(content)
+
+
+def _metric_table(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    floors = list(dict.fromkeys(floor for metric in metrics for floor in metric["floors"]))
+    yield "| " + " | ".join(["metric", "value", "95 % interval", "n", *(f"floor: {floor}" for floor in floors)]) + " |"
+    yield "|---" * (4 + len(floors)) + "|"
+    for m in metrics:
+        span = f"{number(m['low'])} .. {number(m['high'])}" if m["low"] is not None and m["high"] is not None else "-"
+        beside = [number(m["floors"].get(floor)) for floor in floors]
+        yield "| " + " | ".join([m["name"], f"**{number(m['value'])}**", span, f"{m['n'] or '-'}", *beside]) + " |"
+    yield ""
+
+
+def _fact_table(content: Mapping[str, Any]) -> Iterator[str]:
+    first, speed = content["starts"][0], content["throughput"]
+    facts = {
+        **{f"data {key}": value for key, value in content["data"].items()},
+        "seed": content["seed"],
+        "weights evaluated": content["weights"],
+        **content["facts"],
+        "parameters": _count(content["parameters"]),
+        "updates": _count(content["updates"])
+        + (f" of {content['batch_size']} samples" if content["batch_size"] else ""),
+        "training took": f"{content['wall_clock_s']:.1f} s" if content["wall_clock_s"] else None,
+        "throughput": _pace(speed) if speed else None,
+        "peak memory": f"{content['peak_memory_gb']:.2f} GB",
+        "machine": f"{first['machine']['device']}, {first['machine']['system']}",
+        "versions": ", ".join(f"{key} {value}" for key, value in first["versions"].items()),
+        "code": first.get("git"),
+        "starts": _count(len(content["starts"])),
+    }
+    yield "| | |\n|---|---|"
+    yield from (f"| {name} | {value} |" for name, value in facts.items() if value not in (None, ""))
+
+
+def _pace(speed: Mapping[str, float]) -> str:
+    parts = [f"{speed['samples_per_s']:,.0f} samples/s"]
+    parts += [f"{speed['units_per_s']:,.0f} units/s"] if speed["units_per_s"] else []
+    waiting = f"{100 * speed['wait_fraction']:.0f} % waiting for data"
+    return ", ".join([*parts, f"update {speed['step_ms_p50']:.1f} ms (p95 {speed['step_ms_p95']:.1f})", waiting])
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "-"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, whole numbers whole."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if float(value).is_integer() or 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _pictures(run: Run, files: Sequence[Path]) -> list[str]:
+    """Pictures to show: those given, and the newest snapshot's, as paths from the report."""
+    sets = sorted((f for f in run.samples.glob("*") if f.name.isdigit()), key=lambda f: int(f.name))
+    newest = [file for file in sorted(sets[-1].iterdir()) if file.suffix == ".png"] if sets else []
+    given = [file for file in files if file.suffix == ".png"]
+    return list(dict.fromkeys(_inside(run, file) for file in [*given, *newest]))
+
+
+def _inside(run: Run, file: Path) -> str:
+    return str(file.relative_to(run.folder)) if file.is_relative_to(run.folder) else str(file)
+
+
+def _json_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _yaml_if_there(path: Path) -> dict[str, Any]:
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}

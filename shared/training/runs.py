@@ -1,0 +1,313 @@
+"""Run folders and the table of metrics: where a run lives, who may write there, and how it is taken up again.
+
+A run is `<root>/<project>[-<stage>]/<size>/<name>/` with `config.yaml`, `plan.json`, `manifest.json`, `metrics.csv`,
+`perf.csv`, `train.log`, `checkpoints/`, `samples/` and the report. `metrics.csv` holds the update and values that
+depend on the seed only, so that two runs can be compared byte by byte; all that is read off a clock goes to `perf.csv`.
+
+Knows files and names. Does not know what is trained, nor what a checkpoint holds (`checkpoints.py`).
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy
+import torch
+import yaml
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from shared.training.errors import Mistake
+from shared.training.tables import Table, replace_text
+
+_NAME_VARIABLE = "PALIMPSEST_RUN"  # rank 0 tells the ranks it starts which name it chose
+
+
+def rank() -> int:
+    """This process among all of the run; known from the launcher's environment before any process group exists."""
+    return getattr(rank_zero_only, "rank", 0)
+
+
+@dataclass
+class RunOptions:
+    """Where the run goes and what surrounds the updates.
+
+    name: folder name; None takes the next free number (001, 002, ...), or the job id under SLURM or torchrun.
+    resume: true continues the named (else the newest unfinished) run; auto does so if there is one, else starts anew.
+    validate_every: updates between validations; None never validates.
+    test_after_fit: evaluate the averaged weights in the same process once all updates are done.
+    """
+
+    name: str | None = None
+    root: str = "runs"
+    resume: bool | Literal["auto"] = False
+    validate_every: int | None = None
+    test_after_fit: bool = True
+
+
+@dataclass
+class LoggingOptions:
+    """every: updates between two rows of metrics.csv, two console lines, two host reads."""
+
+    every: int = 20
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"logging.every is {self.every}; it counts updates between rows, so give 1 or more.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `resume_from` is the checkpoint to continue from (None: start at update 0)."""
+
+    folder: Path
+    project: str
+    stage: str | None
+    size: str
+    name: str
+    command: str = ""
+    resume_from: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.folder / "manifest.json")
+
+    def note(self, **facts: Any) -> None:
+        """Merge facts into manifest.json; ranks other than 0 write nothing."""
+        if rank() == 0:
+            write_json(self.folder / "manifest.json", {**self.manifest, **facts})
+
+    def say(self, line: str, *, console: bool = True) -> None:
+        """One line to the console and to train.log; ranks other than 0 are silent."""
+        if rank() != 0:
+            return
+        if console:
+            print(line, flush=True)
+        with open(self.folder / "train.log", "a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return "finished" in self.manifest
+
+
+def open_run(
+    options: RunOptions,
+    project: str,
+    stage: str | None,
+    size: str,
+    config_yaml: str,
+    plan: Mapping[str, Any],
+    command: str,
+) -> Run:
+    """Create the folder of a new run, or take up an old one, and write config, plan and manifest there.
+
+    Call it when everything else has been checked: a refused run leaves no folder. Raises Mistake when the name is
+    taken, when there is nothing to resume, or when the run to resume has already made all the planned updates.
+    """
+    folder = _choose_folder(options, size_folder(options.root, project, stage, size))
+    last = folder / "checkpoints" / "last.ckpt"
+    run = Run(folder, project, stage, size, folder.name, command, last if options.resume and last.exists() else None)
+    if rank() == 0:
+        _refuse_finished(run, plan)
+        os.environ[_NAME_VARIABLE] = run.name
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        _write_start(run, config_yaml, plan)
+    return run
+
+
+def reopen(path: str | Path, command: str = "") -> Run:
+    """The run that `path` (its folder, or any file inside it) belongs to; nothing is written."""
+    path = Path(path)
+    for folder in (path, *path.parents):
+        if (folder / "manifest.json").exists():
+            found = read_json(folder / "manifest.json")
+            return Run(folder, found["project"], found["stage"], found["size"], folder.name, command)
+    raise Mistake(
+        f"{path} is not inside a run folder (no manifest.json above it); give a folder such as runs/arc/nano/001."
+    )
+
+
+def size_folder(root: str | Path, project: str, stage: str | None, size: str) -> Path:
+    """The folder that holds all runs of one project, stage and size."""
+    return Path(root) / (f"{project}-{stage}" if stage else project) / size
+
+
+def newest(root: str | Path, project: str, stage: str | None, size: str, *, unfinished: bool = False) -> Path | None:
+    """The run folder started last (None if there is none); `unfinished` leaves out runs that made all their updates."""
+    return _newest_in(size_folder(root, project, stage, size), unfinished=unfinished)
+
+
+def _newest_in(home: Path, *, unfinished: bool) -> Path | None:
+    runs = [
+        (m["starts"][-1]["utc"], f.parent) for f in home.glob("*/manifest.json") if (m := read_json(f)).get("starts")
+    ]
+    runs = [
+        (start, folder)
+        for start, folder in runs
+        if not (unfinished and "finished" in read_json(folder / "manifest.json"))
+    ]
+    return max(runs)[1] if runs else None
+
+
+def _choose_folder(options: RunOptions, home: Path) -> Path:
+    told = os.environ.get(_NAME_VARIABLE)
+    if rank() != 0 and told:
+        return home / told
+    return _to_resume(options, home) or home / _new_name(options, home)
+
+
+def _to_resume(options: RunOptions, home: Path) -> Path | None:
+    if not options.resume:
+        return None
+    folder = home / options.name if options.name else _newest_in(home, unfinished=True)
+    if folder is not None and (folder / "manifest.json").exists():
+        return folder
+    if options.resume == "auto":
+        return None
+    wanted = f"no run named {options.name}" if options.name else "no unfinished run"
+    raise Mistake(f"Nothing to resume: {home} holds {wanted}. Leave out run.resume, or set it to auto to start afresh.")
+
+
+def _refuse_finished(run: Run, plan: Mapping[str, Any]) -> None:
+    made = run.manifest.get("finished", {}).get("update", -1) if (run.folder / "manifest.json").exists() else -1
+    if made >= plan.get("updates", made + 1):
+        raise Mistake(f"Run {run.folder} has made all its {made} updates. Raise trainer.max_steps to go on from there.")
+
+
+def _new_name(options: RunOptions, home: Path) -> str:
+    name = options.name or _job_id() or (_next_number(home) if rank() == 0 else None)
+    if name is None:
+        raise Mistake("Several processes were started without a common run name; give all of them the same --run.name.")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise Mistake(f"run.name is {name!r}; a run name holds letters, digits, '.', '_' and '-' only.")
+    if rank() == 0 and (home / name).exists():
+        raise Mistake(f"Run {home / name} exists. Continue it with run.resume true, or choose another run.name.")
+    return name
+
+
+def _job_id() -> str | None:
+    """What the launcher calls this job, the same on every rank (None under a plain start)."""
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return os.environ.get("SLURM_JOB_ID") or (torchrun if torchrun != "none" else None)
+
+
+def _next_number(home: Path) -> str:
+    taken = [int(f.name) for f in home.glob("*") if f.name.isdigit()]
+    return f"{max(taken, default=0) + 1:03d}"
+
+
+def _write_start(run: Run, config_yaml: str, plan: Mapping[str, Any]) -> None:
+    """Record how this start was made; a resumed run whose config differs keeps both files."""
+    manifest = run.manifest if (run.folder / "manifest.json").exists() else {}
+    starts = manifest.get("starts", [])
+    config = run.folder / "config.yaml"
+    if config.exists() and (changed := config_differences(config.read_text(), config_yaml)):
+        config.rename(run.folder / f"config.{len(starts)}.yaml")
+        run.say("Resumed with changed configuration:\n" + "\n".join(f"  {line}" for line in changed))
+    config.write_text(config_yaml)
+    write_json(run.folder / "plan.json", dict(plan))
+    start = {"utc": _now(), "command": run.command, "resumed": run.resume_from is not None, **_environment(plan)}
+    run_facts = {"project": run.project, "stage": run.stage, "size": run.size}
+    # a run with more planned updates than it had is unfinished again
+    kept = {key: value for key, value in manifest.items() if key != "finished"}
+    write_json(run.folder / "manifest.json", {**kept, **run_facts, "starts": [*starts, start]})
+
+
+def _environment(plan: Mapping[str, Any]) -> dict[str, Any]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    machine = {"system": f"{platform.system()} {platform.machine()}", "device": device}
+    return {
+        "versions": {**versions, "numpy": numpy.__version__},
+        "machine": machine,
+        "git": plan.get("git"),
+        "argv": sys.argv[1:],
+    }
+
+
+def config_differences(old_yaml: str, new_yaml: str) -> list[str]:
+    """`key: old -> new` for every leaf that differs, sorted; without `run.*`, which only says how a run is started."""
+    old, new = _leaves(yaml.safe_load(old_yaml)), _leaves(yaml.safe_load(new_yaml))
+    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith("run."))
+    return [f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys if old.get(k) != new.get(k)]
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {key: leaf for name, branch in tree.items() for key, leaf in _leaves(branch, f"{prefix}{name}.").items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    replace_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def rehearsed(trainer: Any) -> bool:
+    """Whether this is Lightning's `fast_dev_run`, which leaves no checkpoint, picture or report behind."""
+    return bool(trainer.fast_dev_run)
+
+
+class CsvLogger(Logger):
+    """Lightning's door to the two tables: `perf/*` and `seconds` go to perf.csv, everything else to metrics.csv.
+
+    The stock CSV logger deletes earlier metrics in a folder that is not empty; this one continues them.
+    """
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+        self.metrics = Table(run.folder / "metrics.csv")
+        self.perf = Table(run.folder / "perf.csv")
+
+    @property
+    def name(self) -> str:
+        return self.run.project
+
+    @property
+    def version(self) -> str:
+        return self.run.name
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        timed = {name: value for name, value in metrics.items() if name.startswith("perf/") or name == "seconds"}
+        values = {name: value for name, value in metrics.items() if name not in timed}
+        if step is None:
+            raise ValueError("CsvLogger writes rows by update: pass step=trainer.global_step.")
+        if values:
+            self.metrics.write(step, values)
+        if timed:
+            self.perf.write(step, timed)
+
+    @rank_zero_only
+    def rewind(self, update: int) -> None:
+        """Start (update 0) or continue the tables after `update`."""
+        self.metrics.rewind(update)
+        self.perf.rewind(update)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml already."""

@@ -1,0 +1,107 @@
+"""Learning to draw two moons by denoising: the smallest complete project, and the one to copy from.
+
+Flow on the straight path (Lipman et al. 2023): the network gives a velocity, the process reads it as a belief of x0.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from shared.objectives import by_level, share, squared_error
+from shared.processes import Gaussian, Linear
+from shared.sampling import Trajectory, sample, uniform_grid
+from shared.training import optim
+from shared.training.randomness import Randomness, sample_rng
+from shared.training.report import Metric, Results, interval
+from shared.training.template.data import Points, distance_to_moons, moons, sliced_w2
+from shared.training.template.network import TemplateNetwork
+
+NEAR = 0.2  # of a moon's radius: closer than this counts as on the moon
+
+
+class TemplateModule(LightningModule):
+    """width, depth: of the network; steps: of the walk from noise to a point."""
+
+    randomness = Randomness()
+    optim_recipe = optim.Recipe()
+
+    def __init__(self, width: int = 64, depth: int = 2, steps: int = 32):
+        super().__init__()
+        self.width, self.depth, self.steps = width, depth, steps
+        self.process = Gaussian(Linear())
+        self.drawn: list[tuple[Tensor, Tensor]] = []
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "network"):
+            self.network = TemplateNetwork(self.width, self.depth)
+
+    def configure_optimizers(self):
+        return optim.build(self, self.optim_recipe, self.trainer.max_steps)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.process.x0_from_velocity(x, self.network(x, t), t)
+
+    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """[B]: squared error of the velocity, written as a weight on the belief."""
+        belief = self.denoise(self.process.corrupt(x0, noise, t), t)
+        return squared_error(belief, x0) * self.process.weight(t, "velocity")
+
+    def training_step(self, batch: Points, _: int):
+        t = self.randomness.times(batch.share, device=self.device)
+        noise = self.process.draw(batch.x0, self.randomness.rng(batch.share, self.global_rank, self.device))
+        loss = self.loss(batch.x0, noise, t)
+        return {"loss": share(loss, batch.global_samples, batch.shards), "logs": by_level(loss, t)}
+
+    def validation_step(self, batch: Points, _: int):
+        seeds = batch.share.index.tolist()
+        noise = self.process.draw(batch.x0, [self.randomness.sample(("noise", seed)) for seed in seeds])
+        loss = self.loss(batch.x0, noise, self.randomness.times(batch.share, device=self.device))
+        return {"logs": {"loss": loss.mean(), "w2": sliced_w2(self.sample(seeds[:512]), batch.x0[:512])}}
+
+    def test_step(self, batch: Points, _: int) -> None:
+        self.drawn.append((self.sample(batch.share.index.tolist()), batch.x0))
+
+    def sample(self, seeds: list[int], watch=None) -> Tensor:
+        """[len(seeds), 2]: one point per seed, the same in any company."""
+        rng = [self.randomness.sample(seed) for seed in seeds]
+        start = self.process.prior(torch.zeros(len(seeds), 2, device=self.device), rng)
+        return sample(self.denoise, self.process.step, start, uniform_grid(self.steps), watch)
+
+    def results(self, folder: Path) -> Results:
+        samples, held_out = (torch.cat(parts).cpu() for parts in zip(*self.drawn))
+        self.drawn.clear()
+        clouds = {"samples": samples, "noise": noise_like(held_out), "data": moons(len(held_out), "floor")}
+        w2 = {name: sliced_w2(cloud, held_out).item() for name, cloud in clouds.items()}
+        near = {name: (distance_to_moons(cloud) < NEAR).float() for name, cloud in clouds.items()}
+        share_near = {name: hits.mean().item() for name, hits in near.items()}
+        headline = (
+            f"sliced W2 {w2['samples']:.3f} to held-out moons (data {w2['data']:.3f}, noise {w2['noise']:.3f}); "
+            f"{100 * share_near['samples']:.1f} % of {len(samples):,} samples on a moon"
+        )
+        metrics = [
+            Metric("sliced W2", w2.pop("samples"), len(samples), floors=w2),
+            Metric(f"share within {NEAR} of a moon", share_near.pop("samples"), len(samples),
+                   *interval(near["samples"].tolist()), floors=share_near),
+        ]  # fmt: skip
+        return Results(headline, metrics, facts={"walk": f"{self.steps} steps"})
+
+    def draw(self, folder: Path, update: int) -> list[Path]:
+        """walk.png: one cloud on its way from noise to the moons."""
+        from matplotlib.figure import Figure
+
+        seeds, path = list(range(1000)), Trajectory()
+        self.sample(seeds, watch=path)
+        shown = [0, self.steps // 2, 3 * self.steps // 4, 7 * self.steps // 8, self.steps - 1]
+        figure = Figure(figsize=(12, 2.8), layout="constrained")
+        for axes, step in zip(figure.subplots(1, len(shown)), shown):
+            axes.scatter(*path.x[step].cpu().T, s=2, alpha=0.5)
+            axes.set(xlim=(-3, 3), ylim=(-2.2, 2.2), aspect="equal", title=f"t = {1 - (step + 1) / self.steps:.2f}")
+        figure.savefig(folder / "walk.png", dpi=100)
+        return [folder / "walk.png"]
+
+
+def noise_like(points: Tensor) -> Tensor:
+    """A floor: what the walk starts from."""
+    return torch.randn(points.shape, generator=sample_rng(0, "noise floor"))

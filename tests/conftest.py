@@ -1,0 +1,118 @@
+"""What every test gets: no network, one thread per worker, no display, and a clock on each room with its budget.
+
+The rooms are the folders of tests/, except that all a project's tests (unit, smoke, learn) share one budget.
+"""
+
+import os
+import runpy
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+OFFLINE = TESTS / "offline"
+BUDGETS = {"laws": 40, "shared": 90, "packages": 60, "cli": 60, "tests": 25, "distributed": 60}  # seconds on 2 workers
+PROJECT_BUDGET = 75
+SLACK = 1.5
+PER_PROJECT = ("projects", "smoke", "learn")
+
+os.environ |= {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]).rstrip(
+    ":"
+)
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread_per_worker():
+    """A run inside a test may claim all cores; the next test on this worker starts from one again."""
+    yield
+    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped where there is no CUDA device."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def room_of(nodeid: str) -> str:
+    """tests/laws/test_x.py -> "laws"; tests/smoke/test_arc.py -> "project arc"; tests/test_x.py -> "tests"."""
+    folders, file = nodeid.split("::")[0].split("/")[1:-1], Path(nodeid.split("::")[0]).stem
+    if not folders:
+        return "tests"
+    if folders[0] not in PER_PROJECT:
+        return folders[0]
+    words = [*folders[1:2], *file.split("_")]
+    return "project " + next((word for word in words if (TESTS.parent / "projects" / word).is_dir()), "template")
+
+
+def budget_of(room: str) -> float:
+    return PROJECT_BUDGET if room.startswith("project ") else BUDGETS.get(room, float("inf"))
+
+
+class Clock:
+    """Adds up what each room took and what its tests want printed (`record_property("print", text)`)."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tests: dict[str, int] = defaultdict(int)
+        self.prints: list[str] = []
+
+    def pytest_runtest_logreport(self, report):
+        room = room_of(report.nodeid)
+        self.seconds[room] += report.duration / self.workers
+        if report.when == "call":
+            self.tests[room] += 1
+            self.prints += [text for name, text in report.user_properties if name == "print"]
+
+    def over(self) -> list[str]:
+        """The rooms that took more than their budget and the slack."""
+        return [room for room, seconds in self.seconds.items() if seconds > SLACK * budget_of(room)]
+
+    def lines(self) -> list[str]:
+        rows = [f"{'room':20} tests  seconds  budget"]
+        for room, seconds in sorted(self.seconds.items()):
+            late = "   OVER BUDGET" if room in self.over() else ""
+            rows.append(f"{room:20} {self.tests[room]:5}  {seconds:7.1f}  {budget_of(room):6g}{late}")
+        return [*rows, f"{'all':20} {sum(self.tests.values()):5}  {sum(self.seconds.values()):7.1f}"]
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Clock(max(1, getattr(config.option, "numprocesses", 0) or 0)), "clock")
+
+
+def pytest_sessionfinish(session):
+    clock = session.config.pluginmanager.get_plugin("clock")
+    if clock and in_ci() and clock.over() and session.exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    clock = config.pluginmanager.get_plugin("clock")
+    if not clock or not clock.tests:
+        return
+    for text in clock.prints:
+        terminalreporter.write_line(f"\n{text}")
+    terminalreporter.write_line("\n" + "\n".join(clock.lines()))
+    if in_ci() and clock.over():
+        terminalreporter.write_line(
+            f"Rooms over {SLACK} x their budget: {', '.join(clock.over())}. Make them faster.", red=True
+        )

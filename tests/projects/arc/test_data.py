@@ -1,0 +1,170 @@
+"""Pools, views and batches: what trains, how often, and that the batch is a function of the update alone."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from packages.arc.sources import Source, read_questions
+from packages.arc.views import View
+from projects.arc.data import Augment, Grids, HoldoutOptions, PairBatches
+from projects.arc.packing import GridStore, blank, weave
+from shared.training.batches import Share
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_data
+
+
+def grids_of(batch: Grids) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(input, output) of every example as arrays, from its packed cells."""
+    found = []
+    for cells in (batch.question.cells, batch.answer):
+        parts = zip(*(x.split(cells.lengths.tolist()) for x in (cells.colour, cells.row, cells.col)))
+        found.append([_grid(*part) for part in parts])
+    return list(zip(*found))
+
+
+def _grid(colour, row, col):
+    grid = np.full((int(row.max()) + 1, int(col.max()) + 1), 99)
+    grid[row, col] = colour
+    return grid
+
+
+def test_a_batch_shows_each_pair_in_the_view_it_tells(data):
+    order, pairs = arc_batches(data)
+    share = order.shares(3)[0]
+    batch = pairs.build(share)
+    seen, _ = pairs.draw(share)
+    for n, (drawn_in, drawn_out) in enumerate(grids_of(batch)):
+        view, pair = seen.view(n), data.examples()[share.index[n]].pair
+        assert np.array_equal(drawn_in, view.apply(pair.input)) and np.array_equal(drawn_out, view.apply(pair.output))
+        assert batch.question.d4[n] == view.d4 and tuple(batch.question.colours[n].tolist()) == view.colours
+        height, width = drawn_out.shape
+        assert batch.size[n] == (height - 1) * data.max_size + width - 1
+
+
+def test_translation_moves_both_grids_together_inside_the_side():
+    data = arc_data(augment=Augment(colour="none", d4=False, translate=True))
+    order, pairs = arc_batches(data)
+    share = order.shares(0)[0]
+    batch, (_, shift) = pairs.build(share), pairs.draw(share)
+    assert shift.max() > 0
+    for cells in (batch.question.cells, batch.answer):
+        for n in range(8):
+            mine = cells.segment == n
+            assert (int(cells.row[mine].min()), int(cells.col[mine].min())) == tuple(shift[n])
+            assert max(int(cells.row[mine].max()), int(cells.col[mine].max())) < data.max_size
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_together_see_the_batch_of_one_process(data, world):
+    whole, pairs = arc_batches(data)
+    alone = pairs.build(whole.shares(5)[0])
+    parts = [pairs.build(arc_batches(data, world=world, rank=r)[0].shares(5)[0]) for r in range(world)]
+    assert torch.equal(alone.answer.colour, torch.cat([part.answer.colour for part in parts]))
+    assert torch.equal(alone.question.d4, torch.cat([part.question.d4 for part in parts]))
+    again = arc_batches(data)[1].build(whole.shares(5)[0])
+    assert torch.equal(alone.question.colours, again.question.colours)
+
+
+def test_views_are_drawn_uniformly(data):
+    order, pairs = arc_batches(data)
+    drawn = [pairs.draw(order.shares(u)[0])[0] for u in range(300)]
+    counts = Counter((int(d), int(c[1])) for seen in drawn for d, c in zip(seen.d4, seen.colours))
+    expected = 2400 / 72
+    assert len(counts) == 72
+    assert sum((n - expected) ** 2 / expected for n in counts.values()) < 120  # chi-square, 71 degrees, p about 2e-4
+
+
+def test_every_pair_is_seen_once_a_pass(data):
+    order, _ = arc_batches(data)
+    size = len(data.examples())
+    seen = np.concatenate([order.shares(u)[0].index for u in range(size)])
+    assert Counter(seen[: 8 * size].tolist()) == dict.fromkeys(range(size), 8)
+
+
+def test_evaluated_pairs_weigh_what_was_asked():
+    data = arc_data(
+        split="evaluation",
+        tasks=["00576224", *TASKS],
+        train_sets=["training:demos", "evaluation:demos"],
+        eval_weight=10.0,
+    )
+    weights = {data.task_ids[e.row]: e.weight for e in data.examples()}
+    assert weights["00576224"] == 10.0 and {weights[id] for id in TASKS} == {1.0}
+
+
+def test_the_rows_follow_the_sorted_ids(data):
+    assert data.task_ids == tuple(sorted(TASKS))
+    by_row = {e.row: e.pair for e in data.examples()}
+    source = read_questions(Source("arc1", "training"))
+    for row, id in enumerate(data.task_ids):
+        assert any(np.array_equal(by_row[row].output, pair.output) for pair in source[id].demos)
+
+
+def test_held_out_pairs_never_train_and_are_all_that_validates():
+    data = arc_data(holdout=HoldoutOptions(share=1.0))
+    held = data.held()
+    trained = {(e.row, e.pair.input.tobytes(), e.pair.output.tobytes()) for e in data.examples()}
+    assert held and not trained & {(e.row, e.pair.input.tobytes(), e.pair.output.tobytes()) for e in held}
+    assert not arc_data().held()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tasks": ["nosuch"]}, "unknown task 'nosuch'"),
+        ({"train_sets": ["training"]}, "<split>:demos or <split>:revealed"),
+        ({"tasks": ["007bbfb7"], "max_size": 5}, "set --data.max_size=9"),
+        ({"dataset": "arc9"}, "unknown dataset"),
+        ({"train_sets": ["training:revealed"]}, "it is evaluated"),
+        ({"train_sets": ["evaluation:demos"], "tasks": None}, "has no pair in data.train_sets"),
+        ({"subset": "training-hard"}, "pass data.subset_file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(options, words):
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")) as refusal:
+        _ = arc_data(**options).task_ids
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_store_gives_back_its_grids():
+    grids = [np.arange(6, dtype=np.uint8).reshape(2, 3), np.array([[7]], np.uint8), np.ones((4, 1), np.uint8)]
+    cells = GridStore(grids).cells(np.array([2, 0, 0]))
+    assert cells.lengths.tolist() == [4, 6, 6]
+    assert cells.colour.tolist() == [1] * 4 + list(range(6)) * 2
+    assert cells.segment.tolist() == [0] * 4 + [1] * 6 + [2] * 6
+    assert cells.row.tolist() == [0, 1, 2, 3, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+
+
+def test_blank_cells_run_row_by_row():
+    cells = blank(np.array([[2, 3], [1, 1]]), "cpu")
+    assert cells.row.tolist() == [0, 0, 0, 1, 1, 1, 0] and cells.col.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("first", [0, 2, np.array([1, 0, 3])])
+def test_weaving_puts_the_first_tokens_of_a_segment_before_its_second(first):
+    second = np.array([2, 0, 1])
+    order, place = weave(first, second)
+    counts = np.broadcast_to(first, 3)
+    a = [f"a{b}.{i}" for b in range(3) for i in range(counts[b])]
+    b = [f"b{s}.{i}" for s in range(3) for i in range(second[s])]
+    woven = [(a + b)[i] for i in order]
+    expected = [w for s in range(3) for w in [x for x in a + b if x[1:].startswith(f"{s}.")]]
+    assert woven == expected and [woven[p] for p in place] == b
+
+
+def test_a_view_of_a_pair_can_be_undone():
+    """The packed view and the view of one grid are one map."""
+    data = arc_data(augment=Augment(colour="permute", translate=False))
+    order, pairs = arc_batches(data)
+    share = order.shares(1)[0]
+    seen, _ = pairs.draw(share)
+    for n, (_, output) in enumerate(grids_of(pairs.build(share))):
+        view: View = seen.view(n)
+        assert np.array_equal(view.invert(output), data.examples()[share.index[n]].pair.output)
+
+
+def test_evaluation_batches_are_the_pairs_as_they_are(data):
+    pairs = PairBatches(data.examples(), data.max_size, None, data.randomness)
+    for (drawn, _), e in zip(grids_of(pairs.build(Share.of([4, 1]))), (data.examples()[i] for i in (4, 1))):
+        assert np.array_equal(drawn, e.pair.input)

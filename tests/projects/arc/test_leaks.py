@@ -1,0 +1,104 @@
+"""No hidden output reaches training, filtering, sizes or selection: replace them all, and only the score changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from packages.arc.sources import export
+from projects.arc.data import ArcData, Augment, HoldoutOptions
+from projects.arc.size import SizeOptions
+from projects.arc.solving import EvalOptions, Solver
+from shared.training.randomness import Randomness
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_module
+
+SENTINELS = {"a colour": [[7]], "31 x 31": [[7] * 31] * 31, "no grid at all": "hidden"}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    """A folder of official files: TASKS to train on, their queries to answer, and their true hidden outputs."""
+    folder = tmp_path_factory.mktemp("plain") / "tasks"
+    export("arc1", folder.parent / "all")
+    for id in TASKS:
+        visible, hidden = (
+            json.loads(next((folder.parent / "all" / part).rglob(f"{id}.json")).read_text())
+            for part in ("questions", "answers")
+        )
+        tests = [{**asked, **said} for asked, said in zip(visible["test"], hidden["test"], strict=True)]
+        _write(folder, id, {"train": visible["train"], "test": tests})
+    return folder
+
+
+def _write(folder: Path, id: str, raw: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{id}.json").write_text(json.dumps(raw))
+
+
+def _with(plain: Path, folder: Path, change) -> Path:
+    """A copy of the folder, of the same name, with `change(task)` done to every task."""
+    for file in plain.glob("*.json"):
+        raw = json.loads(file.read_text())
+        change(raw)
+        _write(folder / plain.name, file.stem, raw)
+    return folder / plain.name
+
+
+def _data(folder: Path) -> ArcData:
+    return ArcData(
+        dataset=str(folder),
+        layout="tasks",
+        split="training",
+        train_sets=["training:demos"],
+        max_size=10,
+        augment=Augment(colour="cycle", translate=False),
+        holdout=HoldoutOptions(share=0.5),
+        batch_size=8,
+    )
+
+
+def _trace(folder: Path, monkeypatch) -> dict:
+    """Everything a run does before scoring: pools, batches, three updates, held-out pairs, sizes, answers."""
+    monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
+    data = _data(folder)
+    module = arc_module(data).train()
+    order, pairs = arc_batches(data)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    losses = []
+    for update in range(3):
+        loss = module.training_step(pairs.build(order.shares(update)[0]), 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    module.eval()
+    options = EvalOptions(num_steps=2, views=4)
+    solver = Solver(module.network, module.process, options, SizeOptions(), Randomness(), "cycle")
+    answered = solver.all(data.queries(data.task_ids))
+    return {
+        "describe": data.describe(),
+        "ids": data.task_ids,
+        "losses": losses,
+        "weights": [p.detach().numpy().tobytes() for p in module.parameters()],
+        "held": [(e.row, e.pair.output.tobytes()) for e in data.held()],
+        "answers": [(a.sizes, [x.grid.tobytes() for x in a.attempts]) for a in answered],
+    }
+
+
+@pytest.mark.parametrize("sentinel", SENTINELS)
+def test_hidden_outputs_change_nothing_before_the_score(plain, tmp_path, monkeypatch, sentinel):
+    def hide(raw):
+        raw["test"] = [{"input": test["input"], "output": SENTINELS[sentinel]} for test in raw["test"]]
+
+    other = _with(plain, tmp_path, hide)
+    assert _trace(plain, monkeypatch) == _trace(other, monkeypatch)
+
+
+def test_the_trace_would_notice_a_leak(plain, tmp_path, monkeypatch):
+    """The same comparison does fail when one visible output changes."""
+
+    def show(raw):
+        raw["train"][0]["output"] = [[7] * len(row) for row in raw["train"][0]["output"]]
+
+    assert _trace(plain, monkeypatch) != _trace(_with(plain, tmp_path, show), monkeypatch)

@@ -1,0 +1,189 @@
+"""The training step: what it counts, what it leaves alone, and what the walk may ask of it."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from projects.arc.module import SelfCondition
+from projects.arc.network import GridDenoiser
+from projects.arc.walking import Denoiser, walk
+from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
+
+
+def step(module, batch):
+    module.zero_grad()
+    out = module.training_step(batch, 0)
+    out["loss"].backward()
+    return out, {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_every_parameter_learns(data, batch):
+    _, grads = step(arc_module(data, condition_dropout=0.5).train(), batch)
+    silent = [name for name, p in arc_module(data).named_parameters() if name not in grads or not grads[name].any()]
+    assert not silent
+
+
+def test_four_micro_batches_of_unequal_cells_equal_one_batch(data):
+    """Self-conditioning and withheld inputs off: they are drawn per micro-batch."""
+    module = arc_module(data, condition_dropout=0.0, self_condition=SelfCondition(share=0.0)).train()
+    whole, pairs = arc_batches(data)
+    split, _ = arc_batches(data, accumulate=4)
+    _fix_noise(module)
+    _, expected = step(module, pairs.build(whole.shares(2)[0]))
+    module.zero_grad()
+    for share in split.shares(2):
+        (module.training_step(pairs.build(share), 0)["loss"] / 4).backward()  # as the Trainer does
+    for name, p in module.named_parameters():
+        if name in expected:
+            assert torch.allclose(p.grad, expected[name], atol=1e-6), name
+
+
+def _fix_noise(module):
+    """Noise that is a function of the clean cells alone, so that it is equal however the batch is cut."""
+    process = module.process
+
+    def draw(x0, rng):
+        one = process.draw(torch.zeros(1, dtype=torch.int64), torch.Generator().manual_seed(0))
+        return type(one)(one.u.expand(x0.shape), (x0 + 3) % 10)
+
+    module.process = SimpleNamespace(draw=draw, corrupt=process.corrupt)
+
+
+def test_a_large_and_a_small_grid_weigh_the_same(data, batch):
+    """The loss of an example is the mean over its own cells."""
+    module = arc_module(data)
+    logits = torch.zeros(len(batch.answer.colour), 10)
+    large = int(batch.answer.lengths.argmax())
+    logits[batch.answer.segment == large, 0] = 50.0
+    loss = module.cell_loss(logits, batch.answer)
+    own = batch.answer.colour[batch.answer.segment == large]
+    assert torch.isclose(loss[large], 50.0 * (own != 0).float().mean(), atol=1e-3)
+    others = torch.arange(len(loss)) != large
+    assert torch.allclose(loss[others], torch.full_like(loss[others], 10.0).log())
+
+
+def test_self_conditioning_takes_no_gradient_and_moves_no_generator(data, batch):
+    """Its pass runs beside the step: no global random number is drawn, and what it saw is a constant."""
+    module = arc_module(data).train()
+    seen = []
+    forward = module.network.forward
+    module.network.forward = lambda *a: seen.append(a[-1] if len(a) == 5 else None) or forward(*a)
+    before = torch.get_rng_state()
+    step(module, batch)
+    assert torch.equal(before, torch.get_rng_state())
+    assert seen[0] is None and not seen[1].requires_grad
+    assert len(seen[1]) == int(batch.answer.lengths[: batch.num_samples // 2].sum())
+
+
+@pytest.mark.parametrize("at", ["same", "earlier"])
+def test_the_earlier_belief_is_that_of_a_noisier_moment(data, batch, at):
+    module = arc_module(data, self_condition=SelfCondition(at=at)).train()
+    asked = []
+    forward = module.network.forward
+    module.network.forward = lambda *a: asked.append(a[3]) or forward(*a)
+    step(module, batch)
+    earlier, now = asked[0], asked[1][: len(asked[0])]
+    assert (earlier == now).all() if at == "same" else (earlier > now).all()
+    assert earlier.max() <= 1
+
+
+def test_the_walk_asks_for_times_and_beliefs_that_training_drew(data, batch):
+    """First level 1, no level outside (0, 1], and an earlier belief that is a distribution, or none at the start."""
+    module, asked = arc_module(data).eval(), []
+    forward = GridDenoiser.forward
+    module.network.forward = lambda *a: asked.append((a[3], a[4])) or forward(module.network, *a)
+    prefix = module.network.prefix(batch.question)
+    for steps in (1, 2, 8, 32):
+        asked.clear()
+        walk(Denoiser(module.network, prefix, batch.answer), module.process, steps, torch.Generator().manual_seed(0))
+        times = [float(t[0]) for t, _ in asked]
+        assert len(times) == steps and times[0] == 1.0 and 0 < times[-1] <= 1
+        assert asked[0][1] is None
+        for _, belief in asked[1:]:
+            assert torch.allclose(belief.sum(-1), torch.ones(len(belief)))
+
+
+def test_a_colour_outside_the_ten_is_refused(data, batch):
+    module = arc_module(data)
+    wrong = replace(batch.answer, colour=torch.full_like(batch.answer.colour, 10))
+    with pytest.raises(ValueError, match="10"):
+        module.training_step(replace(batch, answer=wrong), 0)
+
+
+def test_logs_count_every_example_once(data, batch):
+    logs = arc_module(data).training_step(batch, 0)["logs"]
+    for kind in ("ce", "cell_acc"):
+        counts = [logs[f"{kind}_{level}_noise"][1] for level in ("low", "mid", "high")]
+        assert int(sum(counts)) == batch.num_samples
+    sums = sum(logs[f"ce_{level}_noise"][0] for level in ("low", "mid", "high"))
+    assert torch.isclose(sums / batch.num_samples, logs["ce"], atol=1e-5)
+    assert not any(v.requires_grad for value in logs.values() for v in (value if isinstance(value, tuple) else [value]))
+
+
+def test_a_step_reads_no_value_on_the_host(data, batch, monkeypatch):
+    """`.item()`, `float(tensor)`, `.tolist()` would wait for an accelerator; the CPU's own range checks are left out."""
+    module = arc_module(data).train()
+    monkeypatch.setattr("shared.processes.schedules.readable", lambda x: False)
+    monkeypatch.setattr("shared.processes.categorical.readable", lambda x: False)
+    for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, _refuse(name))
+    module.training_step(batch, 0)
+
+
+def _refuse(name):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"Tensor.{name} in a training step")
+
+    return refuse
+
+
+def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
+    module = arc_module(data)
+    stored: dict = {}
+    module.on_save_checkpoint(stored)
+    other = arc_data(tasks=["3c9b0459", "6d0aefbc"])
+    loaded = arc_module(other)
+    assert loaded.task_ids == ("3c9b0459", "6d0aefbc")
+    loaded.adopt(other, stored)
+    assert loaded.task_ids == data.task_ids
+
+
+def test_an_unknown_task_has_no_row_and_gets_no_default():
+    with pytest.raises(ValueError, match=r"task 3c9b0459 has no row in the checkpoint"):
+        arc_data().queries(("25ff71a9",))
+
+
+def test_a_recolouring_is_learnt_under_all_views_and_not_without_the_view_tokens(tmp_path):
+    """1 becomes 2 and 3 becomes 6: under cyclic shifts one input has two answers, unless the shift is told."""
+    demos = [{"input": [[a] * 2] * 2, "output": [[b] * 2] * 2} for a, b in ((1, 2), (3, 6))]
+    (tmp_path / "recolour.json").write_text(json.dumps({"train": demos, "test": demos}))
+    assert _learn(tmp_path, blind=False) == 1.0 and _learn(tmp_path, blind=True) < 0.8
+
+
+def _learn(folder, blind: bool) -> float:
+    """Accuracy on noisy cells over the last updates of a short training."""
+    data = arc_data(dataset=str(folder), layout="tasks", tasks=None, overlap="allow", batch_size=16)
+    module = arc_module(data, condition_dropout=0.0).train()
+    torch.nn.init.zeros_(module.network.out.weight)
+    if blind:
+        for p in module.network.view.parameters():
+            torch.nn.init.zeros_(p).requires_grad_(False)
+    order, pairs = arc_batches(data)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
+    right = []
+    for update in range(150):
+        out = module.training_step(pairs.build(order.shares(update)[0]), 0)
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        right.append(out["logs"]["cell_acc_high_noise"])
+    sums, counts = (sum(part[k] for part in right[-20:]) for k in (0, 1))
+    return float(sums / counts)
