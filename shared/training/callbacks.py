@@ -7,6 +7,7 @@ it. So a kill at any moment is followed by the same rows as if it had not happen
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from shared.training.interrupts import Interrupts
 from shared.training.logs import WriteLogs
 from shared.training.randomness import rng_state, set_rng_state
 from shared.training.report import WriteReport
-from shared.training.runs import LoggingOptions, Run, RunOptions, rehearsed
+from shared.training.runs import LoggingOptions, Run, RunOptions, read_json, rehearsed
 from shared.training.snapshots import SnapshotOptions, Snapshots
 
 
@@ -197,21 +198,29 @@ class Checkpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         _mark_update_complete(checkpoint["loops"]["fit_loop"], trainer.global_step)
-        plan, config = self.run.folder / "plan.json", self.run.folder / "config.yaml"
         checkpoint["palimpsest"] = {
-            "schema": SCHEMA,
-            "project": self.run.project,
-            "stage": self.run.stage,
-            "size": self.run.size,
-            "config": yaml.safe_load(config.read_text()) if config.exists() else {},
-            "git": self.run.manifest["starts"][-1].get("git"),
-            "data": yaml.safe_load(plan.read_text()).get("data") if plan.exists() else None,
+            **self.origin,
             "updates": trainer.global_step,
             "samples": self.logs.samples,
             "units": self.logs.units,
             "best": self.best,
             "validation_due": self.before_validation is not None,
             "ranks": _of_every_rank(trainer, self._rank_state()),
+        }
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """Where the weights come from: what does not change during one start."""
+        run = self.run
+        start, plan, config = run.manifest["starts"][-1], run.folder / "plan.json", run.folder / "config.yaml"
+        return {
+            "schema": SCHEMA,
+            "project": run.project,
+            "stage": run.stage,
+            "size": run.size,
+            "config": yaml.safe_load(config.read_text(encoding="utf-8")),
+            "git": start.get("git"),
+            "data": read_json(plan).get("data"),
         }
 
     def _rank_state(self) -> dict[str, Any]:

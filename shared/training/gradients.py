@@ -25,6 +25,7 @@ class Gradients(Callback):
     def __init__(self, run: Run, logs: WriteLogs):
         self.run, self.logs = run, logs
         self.clip: float | None = None
+        self.parameters: list[nn.Parameter] = []
         self.batches: list[Any] = []  # of the update in hand
         self.shares: dict[int, list[Any]] = {}  # which samples each update since the last check used
         self.stuck: Tensor | None = None  # CUDA: 1 once a norm was not finite
@@ -32,6 +33,7 @@ class Gradients(Callback):
         self.before: list[Tensor] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parameters = list(pl_module.parameters())
         if trainer.gradient_clip_algorithm in (None, "norm"):
             # taken over from Lightning, which would compute the norm a second time
             self.clip, trainer.gradient_clip_val = trainer.gradient_clip_val, None
@@ -43,7 +45,7 @@ class Gradients(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         update = trainer.global_step + 1
-        parameters = [p for p in pl_module.parameters() if p.grad is not None]
+        parameters = self._learning()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.logs.train.add({"optim/grad_norm": norm})
         if _scaler(trainer) is None:  # a loss scaler meets infinities by design and skips them itself
@@ -52,6 +54,9 @@ class Gradients(Callback):
             nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         if update % self.logs.every == 0:
             self.before = [p.detach().clone() for p in parameters]
+
+    def _learning(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters if p.grad is not None]
 
     def _require_finite(
         self, trainer: Trainer, module: LightningModule, optimizer: Any, norm: Tensor, update: int
@@ -85,7 +90,7 @@ class Gradients(Callback):
             return
         self.check(trainer, pl_module)
         if self.before is not None:
-            self.logs.train.add(_movement(self.before, [p for p in pl_module.parameters() if p.grad is not None]))
+            self.logs.train.add(_movement(self.before, self._learning()))
             self.before = None
 
     def _stop(self, trainer: Trainer, module: LightningModule, update: int) -> None:
@@ -110,7 +115,7 @@ class Gradients(Callback):
         }
 
 
-def _movement(before: list[Tensor], after: list[Tensor]) -> dict[str, Tensor]:
+def _movement(before: list[Tensor], after: list[nn.Parameter]) -> dict[str, Tensor]:
     size = nn.utils.get_total_norm(before)
     moved = nn.utils.get_total_norm(torch._foreach_sub([p.detach() for p in after], before))
     return {"optim/param_norm": size, "optim/update_ratio": moved / size}

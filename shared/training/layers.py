@@ -147,7 +147,7 @@ def _names(project: str, files: list[Path]) -> tuple[str | None, str]:
     inside = [f.relative_to(home) for f in files if f.is_relative_to(home)]
     if not inside:
         return None, files[-1].stem if files else "default"
-    stage = next((f.parts[0] for f in inside if len(f.parts) > 1 and True), None)
+    stage = next((f.parts[0] for f in inside if len(f.parts) > 1 and (home / f.parts[0] / "base.yaml").exists()), None)
     last = inside[-1].with_suffix("")
     return stage, str(last.relative_to(stage) if stage and last.is_relative_to(stage) else last)
 

@@ -230,15 +230,16 @@ class Console:
         self.run, self.total, self.first, self.begun = run, trainer.max_steps, trainer.global_step, seconds
         self.bar: Progress | None = None
         if sys.stdout.isatty() and trainer.is_global_zero:
-            self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), transient=True)
-            self.task = self.bar.add_task("", total=self.total, completed=self.first)
+            columns = BarColumn(bar_width=12), TextColumn("eta {task.fields[eta]}  {task.description}")
+            self.bar = Progress(*columns, transient=True, auto_refresh=False)
+            self.task = self.bar.add_task("", total=self.total, completed=self.first, eta="?")
             self.bar.start()
 
     def progress(self, update: int, row: Mapping[str, float], perf: Mapping[str, float]) -> None:
-        line = progress_line(update, self.total, row, perf, self._eta(update, perf))
-        self.run.say(line, console=self.bar is None)
+        line, eta = progress_line(update, self.total, row, perf), duration(self._eta(update, perf))
+        self.run.say(f"{line}  eta {eta}", console=self.bar is None)
         if self.bar:
-            self.bar.update(self.task, completed=update, description=line)
+            self.bar.update(self.task, completed=update, description=line, eta=eta, refresh=True)
 
     def _eta(self, update: int, perf: Mapping[str, float]) -> float:
         """Seconds left at the mean pace of this start, validations included."""
@@ -250,14 +251,12 @@ class Console:
             self.bar = None
 
 
-def progress_line(
-    update: int, total: int, row: Mapping[str, float], perf: Mapping[str, float], eta: float, shown: int = 4
-) -> str:
-    """One line: update, loss and the next few logs in the step's order, learning rate, pace, time left (seconds)."""
+def progress_line(update: int, total: int, row: Mapping[str, float], perf: Mapping[str, float], shown: int = 4) -> str:
+    """One line: update, loss and the next few logs in the step's order, learning rate, pace."""
     logs = [(name.removeprefix("train/"), value) for name, value in row.items() if name.startswith("train/")]
     parts = [f"update {update:,}/{total:,}"] + [f"{name} {value:.4f}" for name, value in logs[:shown]]
     pace = "units" if perf["perf/units_per_s"] else "samples"
-    parts += [f"lr {row['optim/lr']:.1e}", f"{short(perf[f'perf/{pace}_per_s'])} {pace}/s", f"eta {duration(eta)}"]
+    parts += [f"lr {row['optim/lr']:.1e}", f"{short(perf[f'perf/{pace}_per_s'])} {pace}/s"]
     return "  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2019) and a learning rate that is one pure function of the update.
+"""AdamW (Loshchilov & Hutter 2019), or Muon with it, and a learning rate that is one pure function of the update.
 
 Knows parameters by their names and by the modules that own them. Does not know the task, nor how ranks share a batch.
 """
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from shared.training.errors import Mistake, nearest
+from shared.training.muon import MuonAdamW
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Group:
 class Recipe:
     """Config group `optim`. lr is the peak; times are updates, shares are of all updates, floor and start of lr."""
 
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices by Muon, the rest by AdamW
+    hidden: str = r"(^|\.)blocks\."  # muon: names of the matrices that count as hidden (re.search)
+    hidden_lr_scale: float = 1.0  # muon: their learning rate relative to lr
     lr: float = 1e-3
     batch_ref: int | None = None  # batch that lr and betas[1] are meant for, see `scaled`; None: whatever it is
     betas: tuple[float, float] = (0.9, 0.95)
@@ -88,14 +91,14 @@ def learning_rate(
 
 
 def build(module: nn.Module, recipe: Recipe, total_updates: int) -> dict[str, Any]:
-    """What `configure_optimizers` returns: fused AdamW over `module.network`, or `module`, and its schedule."""
+    """What `configure_optimizers` returns: the optimizer over `module.network`, or `module`, and its schedule."""
     if recipe.batch_ref is not None:
         raise ValueError("optim.batch_ref has not been applied; call optim.scaled(recipe, batch_size) first.")
     if total_updates < 1:
         raise Mistake(f"trainer.max_steps is {total_updates}; set it to the number of updates of the run.")
     network = getattr(module, "network", module)
     _require_inside(module, network)
-    optimizer = torch.optim.AdamW(groups(network, recipe), recipe.lr, recipe.betas, recipe.eps, fused=True)
+    optimizer = MuonAdamW(groups(network, recipe), recipe.lr, recipe.betas, recipe.eps)
     # Lightning refuses to clip before an optimizer that unscales by itself; this one is left to its own unscaling.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     warmup = warmup_updates(recipe, total_updates)
@@ -108,7 +111,7 @@ def build(module: nn.Module, recipe: Recipe, total_updates: int) -> dict[str, An
 
 
 def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameter groups for torch: every trainable parameter in exactly one, by (first matching pattern, weight decay).
+    """Parameter groups for torch: every trainable parameter in exactly one, by first matching pattern, decay and kind.
 
     Raises Mistake for a pattern that matches nothing and for a network with nothing to train.
     """
@@ -117,16 +120,26 @@ def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         raise Mistake("The network has no trainable parameter; give it one or leave something unfrozen.")
     _require_matches(recipe, named)
     embeddings = {id(p) for m in network.modules() if _is_embedding(m) for p in m.parameters(recurse=False)}
-    buckets: dict[tuple[str, float, float], list[Tensor]] = {}
+    buckets: dict[tuple[str, float, float, bool], list[Tensor]] = {}
     for name, p in named.items():
         group = next((g for g in recipe.groups if re.search(g.pattern, name)), Group("default"))
         decays = recipe.decay_on == "all" or (p.ndim >= 2 and id(p) not in embeddings)
         decay = group.weight_decay if group.weight_decay is not None else recipe.weight_decay * decays
-        buckets.setdefault((group.pattern, group.lr_scale, decay), []).append(p)
+        hidden = recipe.kind == "muon" and p.ndim == 2 and id(p) not in embeddings and re.search(recipe.hidden, name)
+        scale = group.lr_scale * (recipe.hidden_lr_scale if hidden else 1.0)
+        buckets.setdefault((group.pattern, scale, decay, bool(hidden)), []).append(p)
     _require_all(buckets, named)
+    if recipe.kind == "muon" and not any(key[-1] for key in buckets):
+        raise Mistake(f"optim.kind is muon, but no matrix matches optim.hidden `{recipe.hidden}`; name some.")
     return [
-        {"params": members, "lr": recipe.lr * scale, "weight_decay": decay, "name": f"{pattern}, decay {decay:g}"}
-        for (pattern, scale, decay), members in buckets.items()
+        {
+            "params": members,
+            "lr": recipe.lr * scale,
+            "weight_decay": decay,
+            "orthogonal": hidden,
+            "name": f"{pattern}, {'muon' if hidden else 'adamw'}, decay {decay:g}",
+        }
+        for (pattern, scale, decay, hidden), members in buckets.items()
     ]
 
 

@@ -113,7 +113,9 @@ def gather(run: Run, results: Results | None = None, weights: Any = None) -> dic
 
 def _throughput(perf: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Medians over the logging intervals."""
-    return {name.removeprefix("perf/"): median(column.values()) for name, column in perf.items() if name.startswith("perf/")}
+    return {
+        name.removeprefix("perf/"): median(column.values()) for name, column in perf.items() if name.startswith("perf/")
+    }
 
 
 def _last_validation(run: Run) -> list[dict[str, Any]]:

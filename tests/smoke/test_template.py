@@ -14,7 +14,9 @@ from shared.training.template.module import TemplateModule
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
 ROOT = Path(__file__).parent.parent.parent
-LAYERS = [f"--config=configs/template/{name}.yaml" for name in ("base", "nano")] + ["--config=configs/hardware/cpu.yaml"]
+LAYERS = [f"--config=configs/template/{name}.yaml" for name in ("base", "nano")] + [
+    "--config=configs/hardware/cpu.yaml"
+]
 SMALL = ["--trainer.max_steps=8", "--run.validate_every=4", "--snapshots.every=4", "--checkpoint.every=4",
          "--logging.every=1", "--data.held_out=64", "--model.steps=4"]  # fmt: skip
 

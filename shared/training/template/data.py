@@ -46,6 +46,7 @@ class TemplateData(LightningDataModule):
 
     def train_dataloader(self) -> ResidentBatches:
         trainer = self.trainer
+        assert trainer is not None
         batches = StatelessBatches(
             len(self.x0["train"]),
             seed=self.randomness.seed,
@@ -65,7 +66,8 @@ class TemplateData(LightningDataModule):
 
     def _whole(self, name: str) -> DataLoader:
         """One batch of all points; they are few enough for each rank to do all of them."""
-        return loader([Share.of(range(len(self.x0[name])))], partial(self._points, name))
+        whole = Share.of(range(len(self.x0[name])))
+        return loader([whole], partial(self._points, name))  # type: ignore[arg-type]
 
     def _points(self, name: str, share: Share) -> Points:
         return Points(share, len(share), self.x0[name][torch.from_numpy(share.index)])

@@ -27,7 +27,7 @@ class TemplateModule(LightningModule):
     randomness = Randomness()
     optim_recipe = optim.Recipe()
 
-    def __init__(self, width: int = 64, depth: int = 2, steps: int = 32):
+    def __init__(self, width: int, depth: int, steps: int = 32):
         super().__init__()
         self.width, self.depth, self.steps = width, depth, steps
         self.process = Gaussian(Linear())
@@ -72,36 +72,39 @@ class TemplateModule(LightningModule):
     def results(self, folder: Path) -> Results:
         samples, held_out = (torch.cat(parts).cpu() for parts in zip(*self.drawn))
         self.drawn.clear()
-        clouds = {"samples": samples, "noise": noise_like(held_out), "data": moons(len(held_out), "floor")}
-        w2 = {name: sliced_w2(cloud, held_out).item() for name, cloud in clouds.items()}
-        near = {name: (distance_to_moons(cloud) < NEAR).float() for name, cloud in clouds.items()}
-        share_near = {name: hits.mean().item() for name, hits in near.items()}
-        headline = (
-            f"sliced W2 {w2['samples']:.3f} to held-out moons (data {w2['data']:.3f}, noise {w2['noise']:.3f}); "
-            f"{100 * share_near['samples']:.1f} % of {len(samples):,} samples on a moon"
-        )
+        w2, on = sliced_w2(samples, held_out).item(), (distance_to_moons(samples) < NEAR).float()
+        w2_floors, on_floors = floors(held_out)
         metrics = [
-            Metric("sliced W2", w2.pop("samples"), len(samples), floors=w2),
-            Metric(f"share within {NEAR} of a moon", share_near.pop("samples"), len(samples),
-                   *interval(near["samples"].tolist()), floors=share_near),
-        ]  # fmt: skip
+            Metric("sliced W2", w2, len(samples), floors=w2_floors),
+            Metric(f"share within {NEAR} of a moon", on.mean().item(), len(on), *interval(on.tolist()), on_floors),
+        ]
+        beside = f"data {w2_floors['data']:.3f}, noise {w2_floors['noise']:.3f}"
+        headline = (
+            f"sliced W2 {w2:.3f} to held-out moons ({beside}); {100 * metrics[1].value:.1f} % of samples on a moon"
+        )
         return Results(headline, metrics, facts={"walk": f"{self.steps} steps"})
 
     def draw(self, folder: Path, update: int) -> list[Path]:
-        """walk.png: one cloud on its way from noise to the moons."""
+        """walk.png: one cloud on its way from noise to the moons, coloured by where its points arrive."""
         from matplotlib.figure import Figure
 
-        seeds, path = list(range(1000)), Trajectory()
-        self.sample(seeds, watch=path)
+        path = Trajectory()
+        self.sample(list(range(1000)), watch=path)
         shown = [0, self.steps // 2, 3 * self.steps // 4, 7 * self.steps // 8, self.steps - 1]
-        figure = Figure(figsize=(12, 2.8), layout="constrained")
+        figure = Figure(figsize=(12, 2.3), layout="constrained")
         for axes, step in zip(figure.subplots(1, len(shown)), shown):
-            axes.scatter(*path.x[step].cpu().T, s=2, alpha=0.5)
-            axes.set(xlim=(-3, 3), ylim=(-2.2, 2.2), aspect="equal", title=f"t = {1 - (step + 1) / self.steps:.2f}")
+            axes.scatter(*path.x[step].T, s=2, c=path.x[-1][:, 0], cmap="coolwarm")
+            axes.set(xlim=(-3, 3), ylim=(-2, 2), aspect="equal", title=f"t = {1 - (step + 1) / self.steps:.2f}")
         figure.savefig(folder / "walk.png", dpi=100)
         return [folder / "walk.png"]
 
 
-def noise_like(points: Tensor) -> Tensor:
-    """A floor: what the walk starts from."""
-    return torch.randn(points.shape, generator=sample_rng(0, "noise floor"))
+def floors(held_out: Tensor, draws: int = 5) -> tuple[dict[str, float], dict[str, float]]:
+    """(sliced W2, share on a moon) of what the walk starts from and of fresh data, means of `draws` clouds."""
+    noise = [torch.randn(held_out.shape, generator=sample_rng(i, "noise floor")) for i in range(draws)]
+    clouds = {
+        "noise": torch.stack(noise),
+        "data": torch.stack([moons(len(held_out), f"floor {i}") for i in range(draws)]),
+    }
+    w2 = {name: sum(sliced_w2(cloud, held_out).item() for cloud in cs) / draws for name, cs in clouds.items()}
+    return w2, {name: (distance_to_moons(cs.flatten(0, 1)) < NEAR).float().mean().item() for name, cs in clouds.items()}

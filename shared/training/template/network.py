@@ -29,7 +29,7 @@ class Block(nn.Module):
 class TemplateNetwork(nn.Module):
     """x_t [B, 2], t [B] -> what the process reads as a belief [B, 2]; zero at the start."""
 
-    def __init__(self, width: int = 64, depth: int = 2):
+    def __init__(self, width: int, depth: int):
         super().__init__()
         self.input = nn.Linear(2, width)
         self.level = LevelEmbedding(width)

@@ -1,6 +1,6 @@
-"""The smallest project that uses everything the callbacks offer: dropout, pairs and means in its logs, pictures, results.
+"""The smallest project that uses all the callbacks offer: dropout, pairs and means in its logs, pictures, results.
 
-`train` runs it in this process; `at` names a moment at which it dies without a word, as under kill -9.
+`train` runs it in this process; `die_at` ends it without a word, as kill -9 would.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,9 @@ class Data(L.LightningDataModule):
 
 
 def numbers(share: Share) -> Numbers:
-    return Numbers(share, 2 * len(share), torch.stack([torch.randn(4, generator=sample_rng(0, i)) for i in share.index]))
+    return Numbers(
+        share, 2 * len(share), torch.stack([torch.randn(4, generator=sample_rng(0, i)) for i in share.index])
+    )
 
 
 class Module(L.LightningModule):

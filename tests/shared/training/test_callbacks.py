@@ -139,7 +139,12 @@ def test_best_is_the_best_validation(whole):
 
 
 def test_only_named_files_are_kept_and_nothing_temporary(home, whole):
-    assert sorted(f.name for f in whole[1].checkpoints.iterdir()) == ["best.ckpt", "final.ckpt", "halfway.ckpt", "last.ckpt"]
+    assert sorted(f.name for f in whole[1].checkpoints.iterdir()) == [
+        "best.ckpt",
+        "final.ckpt",
+        "halfway.ckpt",
+        "last.ckpt",
+    ]
     options = CheckpointOptions(every=100, keep_every=2)
     run, _ = train(home, "kept", Setting(updates=4, validate_every=None, checkpoint=options))
     names = sorted(f.stem for f in run.checkpoints.iterdir())
@@ -148,7 +153,7 @@ def test_only_named_files_are_kept_and_nothing_temporary(home, whole):
 
 def test_monitor_that_validation_does_not_give_is_a_mistake(home):
     options = CheckpointOptions(monitor="val/accuracy")
-    with pytest.raises(Mistake, match="checkpoint.monitor is val/accuracy, but validation gave val/error, val/rows"):
+    with pytest.raises(Mistake, match=r"checkpoint.monitor is val/accuracy, but validation gave val/error, val/rows"):
         train(home, "wrong-monitor", Setting(checkpoint=options))
 
 
@@ -193,7 +198,7 @@ def test_a_held_optimizer_reports_the_first_faulty_update_at_the_next_reading(ho
 
 def test_clipping_is_lightnings_and_the_logged_norm_is_of_before(home):
     _, clipped = train(home, "clipped", Setting(clip=0.01))
-    run, free = train(home, "free", Setting(clip=None))
+    _, free = train(home, "free", Setting(clip=None))
     assert clipped.seen[0] == free.seen[0]
     assert clipped.seen[5] != free.seen[5]
     norms = [(home / f"toy/nano/{name}/metrics.csv").read_text().splitlines()[1] for name in ("clipped", "free")]

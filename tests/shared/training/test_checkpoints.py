@@ -61,7 +61,9 @@ def test_another_architecture_is_refused_with_its_differences(run):
     path = give(run, "last")
     require_same(STATE, path)
     require_same({f"_orig_mod.{key}": value.to("meta") for key, value in STATE.items()}, path)
-    with pytest.raises(Mistake, match=r"missing network.c; unexpected network.b; network.a is \[2, 3\], wanted \[2, 4\]"):
+    with pytest.raises(
+        Mistake, match=r"missing network.c; unexpected network.b; network.a is \[2, 3\], wanted \[2, 4\]"
+    ):
         require_same({"network.a": torch.zeros(2, 4), "network.c": torch.zeros(1)}, path)
 
 

@@ -121,11 +121,11 @@ def test_train_log_holds_what_the_console_showed(tmp_path, capsys):
     assert [line.split("  ")[0] for line in shown[:3]] == ["update 3/12", "validation at 5", "update 6/12"]
 
 
-def test_a_progress_line_shows_pace_and_time_left():
+def test_a_progress_line_shows_loss_first_and_real_pace():
     row = {"optim/lr": 2.9e-4, "train/loss": 0.43125, "optim/grad_norm": 1.0, "train/ce_low": 0.1201}
     perf = {"perf/units_per_s": 41234.0, "perf/samples_per_s": 10.0}
-    assert progress_line(1200, 96000, row, perf, 4321) == (
-        "update 1,200/96,000  loss 0.4313  ce_low 0.1201  lr 2.9e-04  41.2k units/s  eta 1h12m"
+    assert progress_line(1200, 96000, row, perf) == (
+        "update 1,200/96,000  loss 0.4313  ce_low 0.1201  lr 2.9e-04  41.2k units/s"
     )
     assert [duration(s) for s in (5, 72, 4321)] == ["5s", "1m12s", "1h12m"]
     assert [short(n) for n in (12.34, 4.12e4, 3e6)] == ["12.3", "41.2k", "3.0M"]

@@ -1,4 +1,4 @@
-"""Laws of run folders: one name one run, nothing is written for a refused start, tables forget only what comes again."""
+"""Laws of run folders: one name one run, a refused start writes nothing, tables forget only what comes again."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_resume_without_a_checkpoint_starts_the_same_run_anew(tmp_path):
 
 
 def test_nothing_to_resume_is_a_mistake_unless_auto(tmp_path):
-    with pytest.raises(Mistake, match="Nothing to resume: .* no unfinished run"):
+    with pytest.raises(Mistake, match=r"Nothing to resume: .* no unfinished run"):
         start(tmp_path, resume=True)
     with pytest.raises(Mistake, match="no run named x"):
         start(tmp_path, "x", resume=True)
@@ -84,7 +84,7 @@ def test_nothing_to_resume_is_a_mistake_unless_auto(tmp_path):
 def test_a_finished_run_goes_on_only_with_more_updates(tmp_path):
     run = start(tmp_path, "a")
     run.note(finished={"update": 10})
-    with pytest.raises(Mistake, match="has made all its 10 updates. Raise trainer.max_steps"):
+    with pytest.raises(Mistake, match=r"has made all its 10 updates. Raise trainer.max_steps"):
         start(tmp_path, "a", resume=True)
     assert not start(tmp_path, "a", resume=True, updates=20).finished
 
@@ -131,9 +131,7 @@ def test_a_table_completes_its_last_row_and_takes_late_columns(tmp_path):
     table.write(20, {"train/loss": 0.25})
     table.write(20, {"val/loss": 2.0})
     table.write(30, {"train/loss": 1e-12})
-    assert (tmp_path / "m.csv").read_text() == (
-        "update,train/loss,val/loss\n10,0.333333333,\n20,0.25,2\n30,1e-12,\n"
-    )
+    assert (tmp_path / "m.csv").read_text() == ("update,train/loss,val/loss\n10,0.333333333,\n20,0.25,2\n30,1e-12,\n")
     assert read_table(tmp_path / "m.csv")["val/loss"] == {20: 2.0}
 
 
@@ -163,5 +161,5 @@ def test_what_a_clock_says_stays_out_of_metrics(tmp_path):
     logger.log_metrics({"train/loss": 1.0, "perf/samples_per_s": 9.0, "seconds": 2.0}, step=5)
     assert (tmp_path / "toy/nano/a/metrics.csv").read_text() == "update,train/loss\n5,1\n"
     assert (tmp_path / "toy/nano/a/perf.csv").read_text() == "update,perf/samples_per_s,seconds\n5,9,2\n"
-    with pytest.raises(ValueError, match="step=trainer.global_step"):
+    with pytest.raises(ValueError, match=r"step=trainer.global_step"):
         logger.log_metrics({"train/loss": 1.0})
