@@ -73,10 +73,13 @@ def padded_logits(net: GridDenoiser, batch: Grids, t: Tensor) -> Tensor:
     both = torch.cat([read_mask, body_mask], 1)
     for block, seen in zip(net.blocks, memory):
         body_BLD = block(body_BLD, rotation=net.rotary.rotation(body_at), mask=both, prefix=seen)
-    place = (
-        torch.arange(len(answer.colour)) - torch.from_numpy(np.cumsum(answer.lengths) - answer.lengths)[answer.segment]
-    )
-    return net.out(net.norm(body_BLD[answer.segment, 1 + place]))
+    return net.out(net.norm(body_BLD[answer.segment, 1 + _place(answer)]))
+
+
+def _place(cells: Cells) -> Tensor:
+    """Where each cell lies in its own grid's row-major order."""
+    start = torch.from_numpy(np.cumsum(cells.lengths) - cells.lengths)
+    return torch.arange(len(cells.colour)) - start[cells.segment]
 
 
 def _dense(before_BTD: Tensor, cells_ND: Tensor, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +97,7 @@ def _dense(before_BTD: Tensor, cells_ND: Tensor, cells: Cells) -> tuple[Tensor, 
 
 
 def packing(batch_size: int = 16, pairs: int = 4) -> dict[str, Any]:
-    """Ratio of a padded to a packed step (forward and backward), median of alternating pairs, and the worst difference."""
+    """Ratio of a padded to a packed step (forward and backward), median of alternating pairs, and worst difference."""
     order, builder, rows = pool(batch_size)
     net, t = network(rows), torch.linspace(0.05, 1.0, batch_size)
     ratios, worst, share = [], 0.0, []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from projects.arc.network import Question
 from projects.arc.packing import Cells, GridStore, to_device
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards
 from shared.training.randomness import Randomness, key
+
+HELD_AT_ONCE = 64  # held-out pairs of one validation step
 
 
 @dataclass
@@ -84,6 +86,10 @@ class Example(NamedTuple):
     pair: Pair
     weight: float = 1.0
 
+    @property
+    def cells(self) -> int:
+        return self.pair.input.size + self.pair.output.size
+
 
 def look(cells: Cells, size: np.ndarray, seen: Views, shift: np.ndarray | None = None) -> Cells:
     """Cells of B grids as their views show them. size: [B, 2] before the view; shift: [B, 2] offset in cells."""
@@ -141,7 +147,8 @@ class PairBatches:
         answer = look(outputs, after, seen, shift)
         size = viewed_sizes(after, seen.d4)
         label = to_device((size[:, 0] - 1) * self.side + size[:, 1] - 1, answer.row.device)
-        return Grids(share, len(answer.colour), question, answer, label)
+        cells = len(answer.colour) + len(question.cells.colour)
+        return Grids(share, cells, question, answer, label)
 
 
 def _identity(count: int) -> Views:
@@ -156,7 +163,8 @@ class ArcData(LightningDataModule):
     tasks: restrict pool and evaluation to these ids. limit: evaluate the first tasks by id. subset, eval_subset: lists
     of ids (see `packages/arc/subsets.py`). max_size: drop tasks with a longer side among the known grids. eval_weight:
     expected draws of a pair of an evaluated task relative to others. overlap: what to do where a training input is an
-    evaluated query. batch_size: pairs per update over all devices.
+    evaluated query. batch_size: pairs per update over all devices; or batch_units: their cells, so that an update costs
+    the same whatever the grids.
     """
 
     def __init__(
@@ -175,14 +183,16 @@ class ArcData(LightningDataModule):
         overlap: Literal["raise", "drop", "allow"] = "raise",
         augment: Augment = Augment(),  # noqa: B008
         holdout: HoldoutOptions = HoldoutOptions(),  # noqa: B008
-        batch_size: int = 192,
+        batch_size: int | None = 192,
+        batch_units: int | None = None,
     ):
         super().__init__()
         self.dataset, self.layout, self.split, self.train_sets = dataset, layout, split, train_sets
         self.named, self.limit, self.max_size = tasks, limit, max_size
         self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
         self.eval_weight, self.overlap = eval_weight, overlap
-        self.augment, self.holdout, self.batch_size = augment, holdout, batch_size
+        self.augment, self.holdout = augment, holdout
+        self.batch_size, self.batch_units = batch_size, batch_units
         self.randomness = Randomness()
 
     # --- what is evaluated, what is learnt from
@@ -288,17 +298,26 @@ class ArcData(LightningDataModule):
     def train_dataloader(self) -> ResidentBatches:
         examples, trainer = self.examples(), self.trainer
         pairs = PairBatches(examples, self.max_size, self.augment, self.randomness).to(self.device)
-        order = StatelessBatches(
-            len(examples),
-            seed=self.randomness.seed,
-            batch_size=self.batch_size,
-            weights=np.array([e.weight for e in examples]) if self.eval_weight != 1 else None,
+        order = self.order(
+            examples,
             world=trainer.world_size,
             rank=trainer.global_rank,
             accumulate=trainer.accumulate_grad_batches,
             start=lambda: trainer.global_step,
         )
         return ResidentBatches(order, pairs.build)
+
+    def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
+        """Which pairs each update sees; `place`: world, rank, accumulate, start."""
+        return StatelessBatches(
+            len(examples),
+            seed=self.randomness.seed,
+            batch_size=self.batch_size,
+            batch_units=self.batch_units,
+            lengths=[e.cells for e in examples] if self.batch_units else None,
+            weights=[e.weight for e in examples] if self.eval_weight != 1 else None,
+            **place,
+        )
 
     def val_dataloader(self) -> DataLoader | list:
         """Held-out pairs as they are, this rank's part."""
@@ -307,7 +326,7 @@ class ArcData(LightningDataModule):
             return []
         pairs = PairBatches(held, self.max_size, None, self.randomness).to(self.device)
         mine = np.asarray(evaluation_shards(len(held), self.trainer.global_rank, self.trainer.world_size))
-        chunks = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        chunks = [mine[i : i + HELD_AT_ONCE] for i in range(0, len(mine), HELD_AT_ONCE)]
         return _one_by_one([pairs.build(Share.of(chunk)) for chunk in chunks])
 
     def test_dataloader(self) -> DataLoader:

@@ -112,6 +112,7 @@ class ArcModule(LightningModule):
         stored = (checkpoint or {}).get("arc")
         self.task_ids = tuple(stored["task_ids"]) if stored else data.task_ids
         self.side, self.augment = data.max_size, data.augment
+        data.queries(self.task_ids)  # an evaluated task without a row is refused before anything starts
 
     def configure_model(self) -> None:
         if self.network is None:

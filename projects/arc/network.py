@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.arc.packing import Cells, to_device, weave
-from shared.networks import Block, Head, Layout, LevelEmbedding, Rotary, initialise
+from shared.networks import Block, Head, Layout, LevelEmbedding, RMSNorm, Rotary, initialise
 from shared.networks.backends import KeysValues
 from shared.networks.rotary import Rotation
 
@@ -126,7 +126,7 @@ class GridDenoiser(nn.Module):
         blocks = (Block(width, heads, mlp_multiple=mlp_multiple, dropout=dropout) for _ in range(depth))
         self.blocks = nn.ModuleList(blocks)
         self.rotary = Rotary((width // heads // 2,) * 2)
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         self.out = Head(width, NUM_COLOURS, bias=False)
         self.size = Head(width, side * side, bias=False)
         self.embedding_std = embedding_std

@@ -6,6 +6,7 @@ from shared.networks.cache import KVCache
 from shared.networks.conditioning import Modulation, modulate
 from shared.networks.embeddings import Embedding, LevelEmbedding
 from shared.networks.initial import initialise
+from shared.networks.norm import RMSNorm
 from shared.networks.packed import Layout, pack, pad, unpack, unpad
 from shared.networks.rotary import Rotary, rotate
 from shared.networks.spacetime import SpaceTime
@@ -20,6 +21,7 @@ __all__ = [
     "Layout",
     "LevelEmbedding",
     "Modulation",
+    "RMSNorm",
     "Rotary",
     "SpaceTime",
     "SwiGLU",

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from shared.networks import backends
 from shared.networks.backends import KeysValues
 from shared.networks.initial import initialise, residual
+from shared.networks.norm import RMSNorm
 from shared.networks.packed import BACKENDS, Layout
 from shared.networks.rotary import Rotation, rotate
-
-NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
@@ -46,8 +45,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(width, kv_heads * self.head_dim, bias=False)
         self.v = nn.Linear(width, kv_heads * self.head_dim, bias=False)
         self.o = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
         self.reset_parameters()
 
     def settle(self, depth: int) -> None:
@@ -120,8 +119,8 @@ class CrossAttention(nn.Module):
         self.k = nn.Linear(context_width, width, bias=False)
         self.v = nn.Linear(context_width, width, bias=False)
         self.o = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
         self.reset_parameters()
 
     def settle(self, depth: int) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shared.networks.attention import NORM_EPS, Attention, CrossAttention
+from shared.networks.attention import Attention, CrossAttention
 from shared.networks.backends import KeysValues
 from shared.networks.conditioning import Modulation, modulate
 from shared.networks.initial import initialise, residual
+from shared.networks.norm import RMSNorm
 from shared.networks.packed import Layout
 from shared.networks.rotary import Rotation
 
@@ -87,11 +88,11 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.dropout, self.checkpointing = dropout, checkpointing
-        self.attention_norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.attention_norm = RMSNorm(width)
         self.attention = Attention(width, heads, kv_heads, qk_norm, causal, window, backend=backend)
-        self.cross_norm = nn.RMSNorm(width, eps=NORM_EPS) if cross else None
+        self.cross_norm = RMSNorm(width) if cross else None
         self.cross = CrossAttention(width, cross, heads, qk_norm) if cross else None
-        self.mlp_norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width, hidden or hidden_width(width, mlp_ratio, mlp_multiple))
         self.modulation = Modulation(width, 3 if cross else 2, gate_init) if modulated else None
 

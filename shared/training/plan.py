@@ -46,6 +46,7 @@ class Plan:
     learning_rate: float | None = None
     flops_per_update: float | None = None
     seconds: float | None = None
+    batch_units: int | None = None
     git: str = ""
     data: dict[str, str] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
@@ -75,8 +76,7 @@ class Plan:
         """The plan as the user reads it, one fact a line; what only training needs can be left out."""
         facts = {**self._what(), **(self._how() if training else {}), **self.model}
         facts |= {**self.data, "git": self.git}
-        width = max(12, *(len(name) + 2 for name in facts))
-        return [f"{name:<{width}}{value}" for name, value in facts.items() if value]
+        return [f"{name:<11} {value}" for name, value in facts.items() if value]
 
     def _what(self) -> dict[str, str]:
         compiled = "" if self.compile == "none" else f", {self.compile} compiled"
@@ -99,7 +99,7 @@ class Plan:
     def _batch(self) -> str:
         processes = f"{self.world} process{'es' * (self.world > 1)}"
         if self.batch_size is None:
-            return f"by units, {processes}"
+            return f"at most {self.batch_units:,} units, {processes}" if self.batch_units else f"by units, {processes}"
         return f"{self.batch_size} = {processes} x {self.micro_batch} x {self.accumulate}"
 
     def _learning_rate(self) -> str:
@@ -140,6 +140,7 @@ def resolve(
         validate_every=config.get("run", {}).get("validate_every"),
         peak_tflops=card.get("peak_tflops"),
         memory_gb=card.get("memory_gb"),
+        batch_units=data.get("batch_units"),
     )  # fmt: skip
 
 

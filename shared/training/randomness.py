@@ -34,11 +34,20 @@ class RandomnessOptions:
 class Placed(Protocol):
     """What a micro-batch must say of itself (`batches.Share` does)."""
 
-    update: int
-    micro: int
-    position: np.ndarray  # [n] place of each sample in the run
-    row: np.ndarray  # [n] place of each sample in the global batch
-    global_samples: int
+    @property
+    def update(self) -> int: ...
+    @property
+    def micro(self) -> int: ...
+    @property
+    def position(self) -> np.ndarray:
+        """[n] place of each sample in the run."""
+
+    @property
+    def row(self) -> np.ndarray:
+        """[n] place of each sample in the global batch."""
+
+    @property
+    def global_samples(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ def arc_module(data: ArcData, seed: int = 0, **options) -> ArcModule:
 def arc_batches(data: ArcData, **options) -> tuple[StatelessBatches, PairBatches]:
     """The order of batches, and what builds them."""
     examples = data.examples()
-    order = StatelessBatches(len(examples), seed=0, batch_size=data.batch_size, **options)
-    return order, PairBatches(examples, data.max_size, data.augment, data.randomness)
+    return data.order(examples, **options), PairBatches(examples, data.max_size, data.augment, data.randomness)
 
 
 @pytest.fixture(scope="module")

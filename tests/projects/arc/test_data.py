@@ -168,3 +168,16 @@ def test_evaluation_batches_are_the_pairs_as_they_are(data):
     pairs = PairBatches(data.examples(), data.max_size, None, data.randomness)
     for (drawn, _), e in zip(grids_of(pairs.build(Share.of([4, 1]))), (data.examples()[i] for i in (4, 1))):
         assert np.array_equal(drawn, e.pair.input)
+
+
+def test_a_budget_of_cells_holds_whatever_the_grids_and_two_ranks_share_it():
+    data = arc_data(batch_size=None, batch_units=400)
+    whole, pairs = arc_batches(data)
+    sizes = set()
+    for update in range(20):
+        batch = pairs.build(whole.shares(update)[0])
+        parts = [pairs.build(arc_batches(data, world=2, rank=r)[0].shares(update)[0]) for r in range(2)]
+        assert 250 < batch.num_units == batch.global_units <= 400
+        assert sum(part.num_units for part in parts) == batch.num_units
+        sizes.add(batch.num_samples)
+    assert len(sizes) > 1

@@ -129,7 +129,7 @@ def test_logs_count_every_example_once(data, batch):
 
 
 def test_a_step_reads_no_value_on_the_host(data, batch, monkeypatch):
-    """`.item()`, `float(tensor)`, `.tolist()` would wait for an accelerator; the CPU's own range checks are left out."""
+    """`.item()`, `float(tensor)`, `.tolist()` would wait for an accelerator; range checks on the CPU are left out."""
     module = arc_module(data).train()
     monkeypatch.setattr("shared.processes.schedules.readable", lambda x: False)
     monkeypatch.setattr("shared.processes.categorical.readable", lambda x: False)

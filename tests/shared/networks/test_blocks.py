@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from shared.networks import Block, Embedding, Head, Layout, LevelEmbedding, Rotary, SpaceTime, hidden_width, initialise
+from shared.networks import (
+    Block,
+    Embedding,
+    Head,
+    Layout,
+    LevelEmbedding,
+    RMSNorm,
+    Rotary,
+    SpaceTime,
+    hidden_width,
+    initialise,
+)
 
 COUNTS = {64: 53_504, 128: 213_376, 256: 803_456, 384: 1_770_368, 512: 3_212_416, 768: 7_079_552, 1024: 12_650_624}
 
@@ -195,3 +206,10 @@ def test_everything_builds_on_meta_and_materialises():
 
 def test_frequencies_are_not_saved():
     assert not [name for name in Network(1).state_dict() if "frequency" in name or "axis" in name]
+
+
+def test_the_written_out_norm_is_torchs():
+    x = torch.randn(5, 7, 16, dtype=torch.float64)
+    norm = RMSNorm(16).double()
+    torch.nn.init.normal_(norm.weight)
+    assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (16,), norm.weight, 1e-6), atol=1e-12)

@@ -4,11 +4,12 @@ picture or log changes what is learned."""
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
@@ -17,6 +18,7 @@ from shared.training.callbacks import Options, build
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EMA, EmaOptions
 from shared.training.errors import Mistake
+from shared.training.interrupts import Interrupts
 from shared.training.runs import Run
 from tests.shared.training.loop import Hook, Killed, Setting, die_at, train
 
@@ -64,12 +66,17 @@ MOMENTS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_e
 
 
 @settings(max_examples=8, deadline=None)
-@given(update=st.integers(0, 12), moment=st.sampled_from(MOMENTS), accumulate=st.sampled_from([1, 2]))
-def test_killed_at_any_moment_and_resumed_is_bitwise_the_uninterrupted_run(home, whole, update, moment, accumulate):
-    name = f"killed-{update}-{moment}-{accumulate}-{len(list(home.rglob('manifest.json')))}"
-    setting = Setting(accumulate=accumulate, snapshots=6)
+@given(st.integers(0, 12), st.sampled_from(MOMENTS), st.sampled_from([1, 2]), st.sampled_from([3, 4, 5]))
+@example(9, "on_train_batch_end", 1, 5)  # last.ckpt is of an update that is also validated
+@example(5, "on_validation_batch_end", 2, 5)
+def test_killed_at_any_moment_and_resumed_is_bitwise_the_uninterrupted_run(
+    home, whole, update, moment, accumulate, every
+):
+    name = f"killed-{len(list(home.rglob('manifest.json')))}"
+    files = CheckpointOptions(every=every, monitor="val/error")
+    setting = Setting(accumulate=accumulate, snapshots=6, checkpoint=files)
     try:
-        run, _ = train(home, name, Setting(accumulate=accumulate, snapshots=6, extra=die_at(update, moment)))
+        run, _ = train(home, name, replace(setting, extra=die_at(update, moment)))
     except Killed:
         run, _ = train(home, name, setting, resume=True)
     assert_same_run(whole[accumulate], run)
@@ -90,6 +97,15 @@ def test_a_signal_writes_last_and_loses_nothing(home, whole, number, moment, cap
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run, _ = train(home, name, Setting(snapshots=6), resume=True)
     assert_same_run(whole[1], run)
+
+
+def test_a_second_signal_is_not_ours():
+    interrupts = Interrupts()
+    interrupts.catch()
+    signalled()
+    assert interrupts.requested == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        signalled()
 
 
 def signalled(number: int = signal.SIGINT) -> None:
@@ -128,6 +144,33 @@ def test_checkpoints_hold_average_raw_and_origin_and_load_without_pickle(whole):
         shadow = file["averaging_state"]["shadow"]
         assert all(torch.equal(file["state_dict"][key], shadow[key]) for key in shadow)
         assert not torch.equal(file["state_dict"]["network.0.weight"], file["current_model_state"]["network.0.weight"])
+
+
+def test_killed_during_the_last_validation_the_run_is_not_finished(home):
+    whole, _ = train(home, "to-ten", Setting(updates=10))
+    with pytest.raises(Killed):
+        train(home, "almost", Setting(updates=10, extra=die_at(10, "on_validation_batch_end")))
+    run, _ = train(home, "almost", Setting(updates=10), resume=True)
+    assert_same_run(whole, run)
+
+
+def test_a_resumed_run_remembers_the_best_so_far(home):
+    """The error falls, so by mode max the first validation is the best and stays it."""
+    options = CheckpointOptions(every=4, monitor="val/error", mode="max")
+    with pytest.raises(Killed):
+        train(home, "first-is-best", Setting(checkpoint=options, extra=die_at(9)))
+    run, _ = train(home, "first-is-best", Setting(checkpoint=options), resume=True)
+    assert checkpoints.read(run.checkpoints / "best.ckpt")["palimpsest"]["updates"] == 5
+
+
+def test_final_is_written_before_the_last_pictures(home, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("tests.shared.training.loop.Module.draw", fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        train(home, "no-ink", Setting(updates=4, snapshots=4))
+    assert checkpoints.read(home / "toy/nano/no-ink/checkpoints/final.ckpt")["palimpsest"]["updates"] == 4
 
 
 def test_best_is_the_best_validation(whole):
