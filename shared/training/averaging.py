@@ -30,6 +30,7 @@ class Averaging(Callback):
             self.ema = EMA(self.parameters, self.options)
             if self._stored is not None:
                 self.ema.load_state_dict(self._stored)
+                self._stored = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.updates = trainer.global_step

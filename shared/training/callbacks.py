@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -21,7 +20,7 @@ from shared.training.ema import EmaOptions
 from shared.training.errors import Mistake
 from shared.training.gradients import Gradients
 from shared.training.interrupts import Interrupts
-from shared.training.logs import WriteLogs
+from shared.training.logs import WriteLogs, of_every_rank
 from shared.training.randomness import rng_state, set_rng_state
 from shared.training.report import WriteReport
 from shared.training.runs import LoggingOptions, Run, RunOptions, read_json, rehearsed
@@ -205,7 +204,7 @@ class Checkpoints(Checkpoint):
             "units": self.logs.units,
             "best": self.best,
             "validation_due": self.before_validation is not None,
-            "ranks": _of_every_rank(trainer, self._rank_state()),
+            "ranks": of_every_rank(trainer, self._rank_state()),
         }
 
     @cached_property
@@ -263,11 +262,3 @@ def _leave_signals_to_us(trainer: Trainer) -> None:
     """Lightning asks all ranks about SIGTERM before every batch, and the host waits; our wish rides on the logs."""
     if trainer.world_size > 1:
         setattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", lambda: None)  # noqa: B010
-
-
-def _of_every_rank(trainer: Trainer, mine: Any) -> list[Any]:
-    if trainer.world_size == 1:
-        return [mine]
-    entries: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(entries, mine)
-    return entries

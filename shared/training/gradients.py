@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from shared.training.errors import Mistake
-from shared.training.logs import WriteLogs
+from shared.training.logs import WriteLogs, of_every_rank
 from shared.training.runs import Run
 
 
@@ -34,7 +34,7 @@ class Gradients(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.parameters = list(pl_module.parameters())
-        if trainer.gradient_clip_algorithm in (None, "norm"):
+        if trainer.gradient_clip_val is not None and trainer.gradient_clip_algorithm in (None, "norm"):
             # taken over from Lightning, which would compute the norm a second time
             self.clip, trainer.gradient_clip_val = trainer.gradient_clip_val, None
 
@@ -95,7 +95,7 @@ class Gradients(Callback):
 
     def _stop(self, trainer: Trainer, module: LightningModule, update: int) -> None:
         path = self.run.folder / f"nonfinite-{update}.pt"
-        ranks = _gathered(trainer, self._evidence(trainer, module, update))
+        ranks = of_every_rank(trainer, self._evidence(trainer, module, update))
         if trainer.is_global_zero:
             weights = {name: value.detach().cpu() for name, value in module.state_dict().items()}
             torch.save({"update": update, "ranks": ranks, "state_dict": weights, **_randomness(module)}, path)
@@ -123,15 +123,6 @@ def _movement(before: list[Tensor], after: list[nn.Parameter]) -> dict[str, Tens
 
 def _scaler(trainer: Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
-
-
-def _gathered(trainer: Trainer, mine: Any) -> list[Any]:
-    """One entry per rank."""
-    if trainer.world_size == 1:
-        return [mine]
-    entries: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(entries, mine)
-    return entries
 
 
 def _randomness(module: LightningModule) -> dict[str, Any]:

@@ -95,9 +95,17 @@ class Reducer:
         return trainer.strategy.reduce(flat, reduce_op="sum").tolist()
 
     def _agreed(self, trainer: Trainer, sums: Sums) -> list[str]:
-        lists: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(lists, self._with_new(sums))
+        lists = of_every_rank(trainer, self._with_new(sums))
         return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def of_every_rank(trainer: Trainer, mine: Any) -> list[Any]:
+    """One entry per rank; a collective when there are several."""
+    if trainer.world_size == 1:
+        return [mine]
+    entries: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(entries, mine)
+    return entries
 
 
 class WriteLogs(Callback):
@@ -239,7 +247,8 @@ class Console:
         line, eta = progress_line(update, self.total, row, perf), duration(self._eta(update, perf))
         self.run.say(f"{line}  eta {eta}", console=self.bar is None)
         if self.bar:
-            self.bar.update(self.task, completed=update, description=line, eta=eta, refresh=True)
+            brief = progress_line(update, self.total, row, perf, shown=1)  # a terminal line does not wrap
+            self.bar.update(self.task, completed=update, description=brief, eta=eta, refresh=True)
 
     def _eta(self, update: int, perf: Mapping[str, float]) -> float:
         """Seconds left at the mean pace of this start, validations included."""

@@ -155,15 +155,9 @@ def newest(root: str | Path, project: str, stage: str | None, size: str, *, unfi
 
 
 def _newest_in(home: Path, *, unfinished: bool) -> Path | None:
-    runs = [
-        (m["starts"][-1]["utc"], f.parent) for f in home.glob("*/manifest.json") if (m := read_json(f)).get("starts")
-    ]
-    runs = [
-        (start, folder)
-        for start, folder in runs
-        if not (unfinished and "finished" in read_json(folder / "manifest.json"))
-    ]
-    return max(runs)[1] if runs else None
+    manifests = {file.parent: read_json(file) for file in home.glob("*/manifest.json")}
+    wanted = {folder: m["starts"][-1]["utc"] for folder, m in manifests.items() if not (unfinished and "finished" in m)}
+    return max(wanted, key=lambda folder: wanted[folder], default=None)
 
 
 def _choose_folder(options: RunOptions, home: Path) -> Path:
