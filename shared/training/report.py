@@ -16,7 +16,8 @@ import numpy
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from shared.training.runs import Run, read_json, rehearsed, write_json
+from shared.training.errors import told
+from shared.training.runs import Run, read_json, rehearsed, reopen, write_json
 from shared.training.tables import read_table, replace_text
 
 
@@ -78,9 +79,27 @@ def write(run: Run, results: Results | None = None, weights: Any = None) -> Path
     drawn = [curves] if draw_curves(read_table(run.folder / "metrics.csv"), curves) else []
     files = [*drawn, *(results.files if results else [])]
     content["files"] = [_inside(run, file) for file in files]
+    content["sections"] = results.sections if results else []
     write_json(run.folder / "report.json", content)
     replace_text(run.folder / "report.md", "\n".join(markdown(content, _pictures(run, files), results)) + "\n")
     return run.folder / "report.md"
+
+
+def again(folder: str) -> None:
+    """`make report RUN=...`: the report of a run, killed ones too, from its files; what a test measured stays."""
+    run = reopen(folder)
+    path = run.folder / "report.json"
+    said = read_json(path) if path.exists() else {}
+    results = None
+    if said.get("headline"):
+        results = Results(
+            said["headline"],
+            [Metric(**metric) for metric in said["metrics"]],
+            [(title, text) for title, text in said.get("sections", [])],
+            [run.folder / file for file in said["files"] if file != "curves.png"],
+            said["facts"],
+        )
+    print(f"written     {write(run, results, said.get('weights'))}")
 
 
 def gather(run: Run, results: Results | None = None, weights: Any = None) -> dict[str, Any]:
@@ -238,3 +257,8 @@ def _json_if_there(path: Path) -> dict[str, Any]:
 
 def _yaml_if_there(path: Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
+if __name__ == "__main__":
+    with told():
+        again(sys.argv[1])

@@ -1,6 +1,6 @@
 """A residual MLP over points of the plane that is told the noise level. Knows no process and no data.
 
-Shapes: B points, W width. W^2 + 70W + 2 + depth (8W^2 + 6W) parameters.
+Shapes: B points, W width. W^2 + 72W + 2 + depth (8W^2 + 6W) parameters.
 """
 
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class TemplateNetwork(nn.Module):
     def __init__(self, width: int, depth: int):
         super().__init__()
         self.input = nn.Linear(2, width)
-        self.level = LevelEmbedding(width)
+        self.level = LevelEmbedding(width, bias=True)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
         self.output = Head(width, 2)

@@ -41,6 +41,14 @@ def test_a_tested_run_reports_metrics_beside_floors(tested, capsys):
     assert "make train PROJECT=toy" in text
 
 
+def test_a_report_written_again_keeps_what_the_test_measured(tested, capsys):
+    before = (tested.folder / "report.md").read_text()
+    (tested.folder / "report.md").unlink()
+    report.again(str(tested.folder))
+    assert (tested.folder / "report.md").read_text() == before
+    assert str(tested.folder / "report.md") in capsys.readouterr().out
+
+
 def test_pictures_shown_exist(tested):
     report.write(tested)
     text = (tested.folder / "report.md").read_text()
