@@ -58,8 +58,7 @@ def shares(module: ArcModule, data: ArcData, queries: list[Query], answers: Answ
     """Share of each task's grids solved by two attempts, in order of task."""
     found = Evaluation(data, v.options, v.size)
     found.add(module.solver(v.options, v.size).all(queries))
-    attempts = found.by_query(lambda one: [a.grid for a in one.attempts])
-    rows = scoring.rows(found.tasks, answers, attempts)
+    rows = scoring.rows(found.tasks, answers, found.attempts)
     return np.array(scoring.by_task(rows, [scoring.solved(row.attempts[:2], row.answer) for row in rows]))
 
 

@@ -335,6 +335,9 @@ class ArcData(LightningDataModule):
         mine = evaluation_shards(len(queries), self.trainer.global_rank, self.trainer.world_size)
         return _one_by_one([[queries[i] for i in mine]])
 
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
     def describe(self) -> dict[str, str]:
         """Lines for the plan and the report."""
         training = self.pools.training

@@ -58,6 +58,10 @@ class Evaluation:
     def tasks(self) -> TaskSet:
         return self.data.evaluated.select(dict.fromkeys(one.query.task.id for one in self.answered))
 
+    @property
+    def attempts(self) -> scoring.Attempts:
+        return self.by_query(lambda one: [a.grid for a in one.attempts])
+
     def by_query(self, grids: Any) -> dict[str, list[list[Grid]]]:
         """task id -> query -> `grids(answered)`."""
         found: dict[str, list[list[Grid]]] = {}
@@ -68,11 +72,11 @@ class Evaluation:
     def results(self, folder: Path) -> Results:
         """Everything an evaluation leaves in the run folder, and its metrics."""
         tasks, answers = self.tasks, score(self.data)
-        attempts = self.by_query(lambda one: [a.grid for a in one.attempts])
+        attempts = self.attempts
         candidates = self.by_query(lambda one: [c.grid for c in one.candidates])
         found = scoring.score(tasks, answers, attempts, candidates)
         files = [
-            *self.write_answers(folder, tasks, attempts),
+            *self.write_answers(folder),
             *self.write_gallery(folder / "samples", found, answers),
         ]
         rows = scoring.rows(tasks, answers, attempts, candidates)
@@ -130,10 +134,10 @@ class Evaluation:
 
     # --- files
 
-    def write_answers(self, folder: Path, tasks: TaskSet, attempts: scoring.Attempts) -> list[Path]:
+    def write_answers(self, folder: Path) -> list[Path]:
         """submission.json, answers.json (every candidate with its votes) and attempts.npz."""
         submission, answers, arrays = (folder / n for n in ("submission.json", "answers.json", "attempts.npz"))
-        submission.write_text(json.dumps(scoring.submission(tasks, attempts)), encoding="utf-8")
+        submission.write_text(json.dumps(scoring.submission(self.tasks, self.attempts)), encoding="utf-8")
         answers.write_text(json.dumps([_spelled(one) for one in self.answered]), encoding="utf-8")
         named = {f"{one.query.name}/{n}": a.grid for one in self.answered for n, a in enumerate(one.attempts, 1)}
         np.savez_compressed(arrays, **named)  # type: ignore[arg-type]

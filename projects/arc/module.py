@@ -255,6 +255,21 @@ class ArcModule(LightningModule):
         assert self.evaluation is not None
         self.evaluation.gather()
 
+    def on_predict_start(self) -> None:
+        self.on_test_start()
+
+    def predict_step(self, batch: list[Query], index: int) -> None:
+        self.test_step(batch, index)
+
+    def on_predict_epoch_end(self) -> None:
+        """A submission, and no look at any answer."""
+        assert self.evaluation is not None
+        self.evaluation.gather()
+        if self.trainer.is_global_zero:
+            run = self.trainer.logger.run
+            files = self.evaluation.write_answers(run.folder)
+            run.say(f"answered {len(self.evaluation.answered)} test grids, not scored: {files[0]}")
+
     def results(self, folder: Path) -> Results:
         """Score, submission and gallery of the last test, written into the run folder."""
         assert self.evaluation is not None

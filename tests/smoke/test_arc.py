@@ -84,6 +84,9 @@ def test_evaluating_the_run_gives_its_score_and_answers_again(whole, capsys):
     for more in (["--model.eval.limit=2"], ["--model.eval.prefer=halfway"], ["--model.eval.views=5"]):
         run(["test", f"--ckpt_path={whole}", *more])
         assert json.loads((whole / "submission.json").read_text())
+    (whole / "submission.json").unlink()
+    run(["predict", f"--ckpt_path={whole}"])
+    assert (whole / "submission.json").exists()
     run(["validate", f"--ckpt_path={whole}"])
     assert "grid_exact@1" in capsys.readouterr().out
 
