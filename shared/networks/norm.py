@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019), written out on the CPU, where it is a quarter faster."""
+"""Root-mean-square normalisation (Zhang & Sennrich 2019), written out for float32 on the CPU: a quarter faster there."""
 
 from torch import Tensor, nn
 
@@ -6,12 +6,12 @@ EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight over the last dimension. torch's own kernel off the CPU."""
+    """x / rms(x) * weight over the last dimension; torch's own kernel off the CPU and in half precision."""
 
     def __init__(self, width: int):
         super().__init__(width, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or x.dtype.itemsize < 4:
             return super().forward(x)
         return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * self.weight
