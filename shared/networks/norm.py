@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019), written out for float32 on the CPU: a quarter faster there."""
+"""Root-mean-square norm (Zhang & Sennrich 2019), written out for float32 on the CPU, where that is a quarter faster."""
 
 from torch import Tensor, nn
 
