@@ -345,7 +345,7 @@ class ArcData(LightningDataModule):
             "train on": f"{training.num_demos} pairs of {len(training)} tasks ({', '.join(self.train_sets)})",
             "held out": f"{len(self.pools.held)} demo pairs",
             "evaluate": f"{self.evaluated.num_queries} hidden test grids of {len(self.evaluated)} tasks",
-            "data": f"{self.evaluated.name} ({self.evaluated.version}), max_size {self.max_size}",
+            "source": f"{self.evaluated.name} ({self.evaluated.version}), max_size {self.max_size}",
             "sha256": self.evaluated.sha256[:16],
             "overlap": f"{self.met} (data.overlap={self.overlap})",
         }
