@@ -84,7 +84,8 @@ class Layers:
         """Where the one set key that `message` speaks of was set; empty when it names none, or several."""
         words = {word.strip(".") for word in re.findall(r"[\w.]+", message)}
         keys = {key for key, _, _ in self.origins()}
-        named = {key for key in keys if key in words} or {key for key in keys if key.rpartition(".")[2] in words}
+        first = message.partition(" ")[0].strip("`")  # a bare name counts where the message opens with it
+        named = {key for key in keys if key in words} or {key for key in keys if key.rpartition(".")[2] == first}
         return self.origin(named.pop()) if len(named) == 1 else ""
 
 
@@ -166,7 +167,9 @@ def _stored_run(
         return None
     root, name = asked.get("run.root") or "runs", asked.get("run.name")
     if verb in EVALUATIONS:
-        return _evaluated(asked.get("ckpt_path"), runs.newest(root, project, stage, size), f"{project} {size}", own)
+        return _evaluated(
+            project, asked.get("ckpt_path"), runs.newest(root, project, stage, size), f"{project} {size}", own
+        )
     if verb != "fit" or str(asked.get("run.resume")).lower() not in ("true", "auto"):
         return None
     folder = runs.size_folder(root, project, stage, size) / name if name else None
@@ -174,7 +177,7 @@ def _stored_run(
     return runs.reopen(folder) if folder and (folder / "manifest.json").exists() else None
 
 
-def _evaluated(path: str | None, newest: Path | None, what: str, files: list[Path]) -> runs.Run | None:
+def _evaluated(project: str, path: str | None, newest: Path | None, what: str, files: list[Path]) -> runs.Run | None:
     if path is None and newest is None:
         raise Mistake(
             f"There is no run of {what} yet. Train one first, or name a run folder or a file with --ckpt_path."
@@ -184,11 +187,14 @@ def _evaluated(path: str | None, newest: Path | None, what: str, files: list[Pat
     if not found.exists():
         raise Mistake(f"--ckpt_path {found} does not exist. Give a run folder (runs/...) or a checkpoint file.")
     try:
-        return runs.reopen(found)
+        run = runs.reopen(found)
     except Mistake:
         if files and found.is_file():
             return None  # a loose checkpoint: the given layers describe it
         raise
+    if run.project != project:
+        raise Mistake(f"{found} is a run of {run.project}, not of {project}. Give one of {project}.")
+    return run
 
 
 def _require(file: Path) -> None:
