@@ -112,9 +112,3 @@ def pair_weights(pool: TaskSet, evaluated: Collection[str], eval_weight: float =
         raise ValueError(f"eval_weight is {eval_weight}, wanted a positive number")
     ids = set(evaluated)
     return np.array([eval_weight if task.id in ids else 1.0 for task in pool for _ in task.demos])
-
-
-def weighted_pairs(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Pair indices int64, one for each uniform number in [0, 1), each pair as likely as its weight."""
-    ends = np.cumsum(weights)
-    return np.minimum(np.searchsorted(ends, uniform * ends[-1], side="right"), len(weights) - 1)

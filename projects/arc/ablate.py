@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -62,17 +61,13 @@ def shares(module: ArcModule, data: ArcData, queries: list[Query], answers: Answ
     return np.array(scoring.by_task(rows, [scoring.solved(row.attempts[:2], row.answer) for row in rows]))
 
 
-def interval(difference: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences."""
-    return scoring.bootstrap(difference.tolist())
-
-
 def main(argv: list[str]) -> None:
     if not argv:
         raise errors.Mistake("No run is given; write `python -m projects.arc.ablate runs/arc/nano/001`.")
     cli = PalimpsestCLI(ArcModule, ArcData, arrange("arc", "test", ["--ckpt_path", *argv]), "test")
     module, data = cli.model.eval(), cli.datamodule
-    states = {raw: _weights(cli, raw) for raw in (False, True)}
+    stored = checkpoints.read(cli.checkpoint)
+    states = {False: stored["state_dict"], True: stored.get("current_model_state", stored["state_dict"])}
     queries, answers = data.queries(module.task_ids), score(data)
     table = Table("change", "pass@2", "difference (pp)", "95 % interval", "seconds", title=f"{cli.checkpoint}")
     console, first = Console(width=100), None
@@ -81,17 +76,12 @@ def main(argv: list[str]) -> None:
         start = time.perf_counter()
         found = shares(module, data, queries, answers, variant)
         first = found if first is None else first
-        low, high = (100 * x for x in interval(found - first))
+        low, high = (100 * x for x in scoring.bootstrap((found - first).tolist()))
         seconds = time.perf_counter() - start
         told = f"{100 * (found - first).mean():+.1f}", f"{low:+.1f} .. {high:+.1f}", f"{seconds:.1f}"
         table.add_row(variant.name, f"{found.mean():.3f}", *told)
         print(f"{variant.name}: pass@2 {found.mean():.3f}  {seconds:.1f} s", flush=True)
     console.print(table)
-
-
-def _weights(cli: PalimpsestCLI, raw: bool) -> dict[str, torch.Tensor]:
-    stored = checkpoints.read(cli.checkpoint)
-    return stored.get("current_model_state", stored["state_dict"]) if raw else stored["state_dict"]
 
 
 if __name__ == "__main__":

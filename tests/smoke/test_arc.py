@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from projects.arc import ablate
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
 from shared.training import cli
@@ -89,6 +90,14 @@ def test_evaluating_the_run_gives_its_score_and_answers_again(whole, capsys):
     assert (whole / "submission.json").exists()
     run(["validate", f"--ckpt_path={whole}"])
     assert "grid_exact@1" in capsys.readouterr().out
+
+
+def test_an_ablation_scores_every_change_once(whole, capsys):
+    ablate.main([str(whole), "--model.eval.views=2"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": pass@2 " in line]
+    names = [line.partition(":")[0] for line in lines]
+    assert len(set(names)) == len(names) == 16 and names[0] == "as configured"
+    assert {"steps 1", "views 72", "vote loglik", "orientation unswapped", "size head", "raw weights"} <= set(names)
 
 
 @pytest.mark.parametrize(
