@@ -1,6 +1,8 @@
+from projects.arc.ablate import ablate
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
 from shared.training import cli
+from shared.training.verbs import Verb
 
 if __name__ == "__main__":
-    cli.main(ArcModule, ArcData)
+    cli.main(ArcModule, ArcData, verbs={"ablate": Verb(ablate)})

@@ -1,4 +1,4 @@
-"""What each correction is worth on ONE checkpoint: `python -m projects.arc.ablate RUN [flags of evaluate]`.
+"""What each correction is worth on ONE checkpoint: `make ablate PROJECT=arc CKPT=runs/arc/nano/001`.
 
 One thing is changed at a time from the run's own evaluation; every line gives pass@2, the difference in percentage
 points with a 95 % interval over tasks (paired bootstrap), and the seconds it took.
@@ -6,10 +6,10 @@ points with a 95 % interval over tasks (paired bootstrap), and the seconds it to
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,9 +22,8 @@ from projects.arc.evaluate import Evaluation, score
 from projects.arc.module import ArcModule
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions
-from shared.training import checkpoints, errors
-from shared.training.cli import PalimpsestCLI
-from shared.training.layers import arrange
+from shared.training import checkpoints
+from shared.training.errors import Mistake
 
 
 @dataclass
@@ -61,10 +60,12 @@ def shares(module: ArcModule, data: ArcData, queries: list[Query], answers: Answ
     return np.array(scoring.by_task(rows, [scoring.solved(row.attempts[:2], row.answer) for row in rows]))
 
 
-def main(argv: list[str]) -> None:
-    if not argv:
-        raise errors.Mistake("No run is given; write `python -m projects.arc.ablate runs/arc/nano/001`.")
-    cli = PalimpsestCLI(ArcModule, ArcData, arrange("arc", "test", ["--ckpt_path", *argv]), "test")
+def ablate(cli: Any) -> None:
+    """what each correction is worth on one checkpoint: CKPT=<run>"""
+    if cli.checkpoint is None:
+        raise Mistake(
+            "ablate compares evaluations of one checkpoint and none is named; give CKPT=runs/arc/<size>/<run>."
+        )
     module, data = cli.model.eval(), cli.datamodule
     stored = checkpoints.read(cli.checkpoint)
     states = {False: stored["state_dict"], True: stored.get("current_model_state", stored["state_dict"])}
@@ -82,8 +83,3 @@ def main(argv: list[str]) -> None:
         table.add_row(variant.name, f"{found.mean():.3f}", *told)
         print(f"{variant.name}: pass@2 {found.mean():.3f}  {seconds:.1f} s", flush=True)
     console.print(table)
-
-
-if __name__ == "__main__":
-    with errors.told():
-        main(sys.argv[1:])

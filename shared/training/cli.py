@@ -1,4 +1,4 @@
-"""The one door of every project: `python -m projects.<p> fit|validate|test|predict|config --config ... [flags]`.
+"""The one door of every project: `python -m projects.<p> fit|validate|test|sample|... --config ... [flags]`.
 
 LightningCLI without its subcommands: the verb is taken off first, so one parser serves every verb and a run's stored
 `config.yaml` is a layer for each of them. Everything is checked before a run folder exists: parse, seed, plan, build,
@@ -9,10 +9,11 @@ import shlex
 import sys
 import tempfile
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,12 +21,25 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from shared.training import callbacks, checkpoints, ema, errors, hardware, optim, plan, randomness, runs, snapshots
+from shared.training import (
+    callbacks,
+    checkpoints,
+    ema,
+    errors,
+    hardware,
+    optim,
+    plan,
+    randomness,
+    runs,
+    samples,
+    snapshots,
+)
 from shared.training.console import quieten, say
 from shared.training.errors import Mistake
-from shared.training.layers import Layers, arrange, take_verb
+from shared.training.layers import TRAINING, Layers, arrange, take_verb
+from shared.training.verbs import BUILT_IN, Verb, help_page
 
-GROUPS = {
+GROUPS: dict[str, type] = {
     "optim": optim.Recipe,
     "ema": ema.EmaOptions,
     "randomness": randomness.RandomnessOptions,
@@ -34,6 +48,7 @@ GROUPS = {
     "logging": runs.LoggingOptions,
     "run": runs.RunOptions,
     "hardware": hardware.HardwareOptions,
+    "sampling": samples.SamplingOptions,
 }
 
 TRAINER = {  # defaults of every run
@@ -57,16 +72,29 @@ DECIDED = {  # Trainer key -> the key it follows from
 }
 
 
-def main(module: Any, data: Any, args: Sequence[str] | None = None) -> "PalimpsestCLI":
+def main(
+    module: Any,
+    data: Any,
+    args: Sequence[str] | None = None,
+    *,
+    verbs: Mapping[str, Verb] | None = None,
+    groups: Mapping[str, type] | None = None,
+) -> "PalimpsestCLI | None":
     """Run the verb on the command line for a project's module and data class (or tuples of classes, one per stage).
 
-    A Mistake ends the process with exit code 2 and at most six lines, and leaves no run folder.
+    verbs: the project's own. groups: top-level config groups (dataclasses) of its own, or in place of ours; module and
+    data module find each as an attribute of that name. A Mistake ends the process with exit code 2 and at most six
+    lines, and leaves no run folder.
     """
     quieten()
+    own, argv = dict(verbs or {}), list(sys.argv[1:] if args is None else args)
     with errors.told():
-        verb, argv = take_verb(sys.argv[1:] if args is None else args)
+        if argv[:1] == ["help"]:
+            say(help_page(_project(module), own))
+            return None
+        verb, argv = take_verb(argv, own)
         layers = arrange(_project(module), verb, argv)
-        cli = PalimpsestCLI(module, data, layers, verb)
+        cli = PalimpsestCLI(module, data, layers, verb, {**BUILT_IN, **own}, groups or {})
         cli.act()
     return cli
 
@@ -74,8 +102,19 @@ def main(module: Any, data: Any, args: Sequence[str] | None = None) -> "Palimpse
 class PalimpsestCLI(LightningCLI):
     """One command line, from layers to a finished run."""
 
-    def __init__(self, module: Any, data: Any, layers: Layers, verb: str):
-        self.layers, self.verb = layers, verb
+    def __init__(
+        self,
+        module: Any,
+        data: Any,
+        layers: Layers,
+        verb: str,
+        verbs: Mapping[str, Verb] = BUILT_IN,
+        groups: Mapping[str, type] = MappingProxyType({}),
+    ):
+        self.layers, self.verb, self.action = layers, verb, verbs.get(verb)
+        own = {verb: self.action.options} if self.action and self.action.options else {}
+        self.own_groups = dict(groups)
+        self.groups = {**GROUPS, **groups, **own}
         super().__init__(
             module,
             data,
@@ -99,7 +138,7 @@ class PalimpsestCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint file or a run folder.")
-        for name, options in GROUPS.items():
+        for name, options in self.groups.items():
             parser.add_class_arguments(options, name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -132,7 +171,7 @@ class PalimpsestCLI(LightningCLI):
     def _checkpoint(self) -> Path | None:
         """The file whose weights will be loaded: of the run evaluated or resumed, or the one training starts from."""
         folder, prefer = self.layers.run and self.layers.run.folder, self.options.checkpoint.prefer
-        if self.verb == "fit":
+        if self.verb in TRAINING:
             last = folder and folder / "checkpoints" / "last.ckpt"
             path = last if last and last.exists() else self.config.ckpt_path
             prefer = "last"
@@ -162,7 +201,7 @@ class PalimpsestCLI(LightningCLI):
 
     def _options(self) -> SimpleNamespace:
         """The config groups as objects, with learning rate, betas and decay as this batch size wants them."""
-        options = SimpleNamespace(**{name: self.config_init[name] for name in GROUPS})
+        options = SimpleNamespace(**{name: self.config_init[name] for name in self.groups})
         if options.optim.batch_ref is not None and self.plan.batch_size is not None:
             options.ema = options.ema.scaled(self.plan.batch_size / options.optim.batch_ref)
             options.optim = optim.scaled(options.optim, self.plan.batch_size)
@@ -173,6 +212,9 @@ class PalimpsestCLI(LightningCLI):
         keyed = randomness.Randomness(self.config.seed_everything, self.options.randomness.mode)
         self.model.optim_recipe = self.options.optim
         self.model.randomness = self.datamodule.randomness = keyed
+        for name in ("sampling", *self.own_groups):
+            setattr(self.model, name, getattr(self.options, name))
+            setattr(self.datamodule, name, getattr(self.options, name))
         if hasattr(self.datamodule, "micro_batch"):
             self.datamodule.micro_batch = self.plan.micro_batch
 
@@ -185,23 +227,50 @@ class PalimpsestCLI(LightningCLI):
                 )
 
     def act(self) -> None:
-        for line in (*self.layers.notes, *self.plan.lines(training=self.verb in ("fit", "config"))):
+        for line in (*self.layers.notes, *self.plan.lines(training=self.verb in (*TRAINING, "config"))):
             say(line)
         if self.checkpoint:
             say(f"checkpoint  {self.checkpoint}")
         if self.verb == "config":
             say("\n" + self.parser.dump(self.config, skip_default=True, skip_validation=True))
-        elif self.verb == "fit":
+        elif self.action:
+            self._load()
+            self.action.act(self)
+        elif self.verb in ("fit", "finetune"):
             self.fit()
-        else:
+        elif self.verb in QUIET:
             self.evaluate()
+        else:
+            raise Mistake(f"`{self.verb}` is not built yet.")
+
+    def _load(self) -> None:
+        """The averaged weights of the checkpoint, if one was named, into the model."""
+        if self.checkpoint:
+            self.model.load_state_dict(checkpoints.read(self.checkpoint)["state_dict"])
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The model in eval mode, without gradients, on the device the hardware profile names."""
+        accelerator = self.config.trainer.accelerator
+        on_card = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+        self.model.to("cuda" if on_card else "cpu")
+        with snapshots.evaluating(self.model):
+            yield
+
+    def run_of_weights(self) -> runs.Run:
+        """The run the weights belong to; a new one, set apart, for a loose file."""
+        return self.layers.run or self._open_run(apart="/loose")
 
     def fit(self) -> None:
         """Open the run, train, and unless told otherwise evaluate the averaged weights in the same process."""
         run = self._open_run()
         settings = self.plan.trainer_settings() | ({"num_sanity_val_steps": 0} if run.resume_from else {})
         trainer = self._trainer(run, **settings)
-        trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=run.resume_from or self.checkpoint)
+        begin = run.resume_from or self.checkpoint
+        if self.verb == "finetune" and run.resume_from is None:  # its weights only: the updates count anew
+            self._load()
+            begin = None
+        trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begin)
         if self.options.run.test_after_fit and trainer.global_step >= trainer.max_steps:
             trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self._farewell(run)
@@ -247,7 +316,7 @@ class PalimpsestCLI(LightningCLI):
         files = [f"{f.name}/" if f.is_dir() else f.name for f in sorted(run.folder.iterdir())]
         stage = f" STAGE={run.stage}" if run.stage else ""
         run.say(f"written     {run.folder}: {', '.join(files)}")
-        if self.verb == "fit":
+        if self.verb in ("fit", "finetune"):
             run.say(f"next        make evaluate PROJECT={run.project}{stage} CKPT={run.folder}")
 
 

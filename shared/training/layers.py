@@ -1,15 +1,16 @@
 """The layers a run is configured from, in order, and where each value came from.
 
 Later wins: defaults of the dataclasses, `configs/<p>/base.yaml`, `configs/<p>/<size>.yaml`, the hardware profile,
-`configs/local.yaml`, flags. A stored run (one that is resumed or evaluated) gives its own `config.yaml` in place of the
-project's files. Project, stage and size are read off the paths: a folder with a `base.yaml` of its own is a stage,
-any other folder below the project is a part of the size (`configs/arc/compat/test.yaml` is size `compat/test`).
+`configs/<p>/lora.yaml` (finetune), `configs/local.yaml`, flags. A stored run (one that is resumed, evaluated or
+fine-tuned) gives its own `config.yaml` in place of the project's files. Project, stage and size are read off the paths:
+a folder with a `base.yaml` of its own is a stage, any other folder below the project is a part of the size
+(`configs/arc/compat/test.yaml` is size `compat/test`).
 
 Knows files, lines and flags; does not know which keys exist (`errors.explain` asks the parser).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,10 @@ from shared.training import hardware, runs
 from shared.training.errors import Mistake, choices, nearest
 
 CONFIGS = Path("configs")
-EVALUATIONS = ("validate", "test", "predict")
-VERBS = ("fit", *EVALUATIONS, "config")
+TRAINING = ("fit", "finetune", "profile")
+STORED = ("validate", "test", "predict", "sample", "export")  # what is done with a run that exists
+VERBS = (*TRAINING, *STORED, "config")
+NEW_RUN = ("--run.name=null", "--run.resume=false")  # a run that starts from another does not take over its name
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,14 @@ class Layers:
         return self.origin(named.pop()) if len(named) == 1 else ""
 
 
-def take_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb, and the rest of the line. Raises Mistake naming the verbs there are."""
+def take_verb(argv: Sequence[str], own: Iterable[str] = ()) -> tuple[str, list[str]]:
+    """The verb, one of the house's or the project's `own`, and the rest of the line. Raises Mistake naming them."""
     verb, rest = (argv[0], list(argv[1:])) if argv else ("", [])
-    if verb in VERBS:
+    known = [*VERBS, *own]
+    if verb in known:
         return verb, rest
     seen = f"`{verb}` is not a verb" if verb else "No verb is given"
-    raise Mistake(f"{seen}; wanted one of {choices(VERBS)}.{nearest(verb, VERBS)}")
+    raise Mistake(f"{seen}; wanted one of {choices(known)}.{nearest(verb, known)}")
 
 
 def arrange(project: str, verb: str, argv: Sequence[str]) -> Layers:
@@ -108,17 +112,22 @@ def arrange(project: str, verb: str, argv: Sequence[str]) -> Layers:
     local = [file for file in [CONFIGS / "local.yaml"] if file.exists()]
     stage, size = _names(project, own)
     asked = _asked(flags, [*given, *local])
-    if not own and "help" not in asked and not (verb in EVALUATIONS and "ckpt_path" in asked):
-        raise Mistake(_no_config(project))
+    if not own and "help" not in asked and not (verb not in ("fit", "profile", "config") and "ckpt_path" in asked):
+        raise Mistake(_no_base(project) if verb == "finetune" else _no_config(project))
+    adapters: list[Path] = []
+    if verb == "finetune":
+        own, stage, size = _based(project, stage, size, own, asked)
+        adapters = _adapters(project, stage)
     run = _stored_run(verb, project, stage, size, own, asked)
     if run is not None:
         own, stage, size = [run.folder / "config.yaml"], run.stage, run.size
-    kept = run is not None and verb == "fit"  # a resumed run keeps the hardware it was started with
+    kept = run is not None and verb in TRAINING  # a resumed run keeps the hardware it was started with
     choice = hardware.Choice() if profiles or kept else hardware.choose(hardware.detect())
     chosen = [CONFIGS / "hardware" / f"{choice.profile}.yaml"] if choice.profile else []
     notes = [note for note in (choice.reason, *(f"{file} is used" for file in local)) if note]
-    files = (*own, *profiles, *chosen, *local)
-    layers = Layers(project, stage, size, files, tuple(flags), choice.flags, tuple(notes), tuple(argv), run)
+    files = (*own, *profiles, *chosen, *(() if kept else adapters), *local)
+    more = (*choice.flags, *(NEW_RUN if verb == "finetune" and not kept else ()))
+    layers = Layers(project, stage, size, files, tuple(flags), more, tuple(notes), tuple(argv), run)
     _ = layers.lines  # a file that is not YAML is refused here
     return layers
 
@@ -165,16 +174,44 @@ def _stored_run(
     """The run whose config.yaml is the base layer: the one evaluated, or the one resumed."""
     if "trainer.fast_dev_run" in asked and "ckpt_path" not in asked:
         return None
-    root, name = asked.get("run.root") or "runs", asked.get("run.name")
-    if verb in EVALUATIONS:
-        return _evaluated(
-            project, asked.get("ckpt_path"), runs.newest(root, project, stage, size), f"{project} {size}", own
-        )
-    if verb != "fit" or str(asked.get("run.resume")).lower() not in ("true", "auto"):
+    root, name, path = asked.get("run.root") or "runs", asked.get("run.name"), asked.get("ckpt_path")
+    if verb not in (*TRAINING, "config") and (path or verb in STORED):
+        return _evaluated(project, path, runs.newest(root, project, stage, size), f"{project} {size}", own)
+    if verb not in ("fit", "finetune") or str(asked.get("run.resume")).lower() not in ("true", "auto"):
         return None
     folder = runs.size_folder(root, project, stage, size) / name if name else None
     folder = folder or runs.newest(root, project, stage, size, unfinished=True)
     return runs.reopen(folder) if folder and (folder / "manifest.json").exists() else None
+
+
+def _based(
+    project: str, stage: str | None, size: str, own: list[Path], asked: dict[str, str | None]
+) -> tuple[list[Path], str | None, str]:
+    """(files, stage, size) of a run that adapts the checkpoint asked for, a run's or a loose one."""
+    path = asked.get("ckpt_path")
+    if path is None:
+        raise Mistake(_no_base(project))
+    base = _evaluated(project, path, None, f"{project} {size}", own)
+    if base is None:
+        return own, stage, f"{size}-lora"
+    return [base.folder / "config.yaml"], base.stage, f"{base.size}-lora"
+
+
+def _adapters(project: str, stage: str | None) -> list[Path]:
+    home = CONFIGS / project
+    found = [place / "lora.yaml" for place in (home, home / (stage or "")) if (place / "lora.yaml").exists()]
+    if not found:
+        raise Mistake(
+            f"{home / 'lora.yaml'} does not exist, so {project} has no adapters yet; write it (see configs/template)."
+        )
+    return found[-1:]
+
+
+def _no_base(project: str) -> str:
+    return (
+        "finetune starts from a checkpoint and none is named. Give a run, a file or an exported folder:"
+        f" make finetune PROJECT={project} CKPT=runs/{project}/<size>/<run> (--ckpt_path)."
+    )
 
 
 def _evaluated(project: str, path: str | None, newest: Path | None, what: str, files: list[Path]) -> runs.Run | None:

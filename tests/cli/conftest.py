@@ -54,11 +54,11 @@ def desk(tmp_path, monkeypatch):
 def run(desk, capsys):
     """Type a line: run("fit", *NANO, "--optim.lr=0.1") -> exit code, stdout, stderr, the command line's object."""
 
-    def typed(*args, module=TinyModule, data=TinyData) -> Said:
+    def typed(*args, module=TinyModule, data=TinyData, **own) -> Said:
         code, done = 0, None
         capsys.readouterr()
         try:
-            done = cli.main(module, data, list(args))
+            done = cli.main(module, data, list(args), **own)
         except SystemExit as exit:
             code = exit.code
         said = capsys.readouterr()

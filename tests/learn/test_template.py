@@ -26,7 +26,7 @@ def trained(module: TemplateModule) -> TemplateModule:
 
 def measured(module: TemplateModule) -> tuple[float, float]:
     """(sliced W2 to held-out moons, share of samples on a moon)"""
-    samples = module.sample(list(range(POINTS)))
+    samples = module.walk(list(range(POINTS)))
     return sliced_w2(samples, moons(POINTS, "test")).item(), (distance_to_moons(samples) < NEAR).float().mean().item()
 
 

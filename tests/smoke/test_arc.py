@@ -12,6 +12,7 @@ from projects.arc import ablate
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
 from shared.training import cli
+from shared.training.verbs import Verb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -33,7 +34,7 @@ def fit(root: Path, name: str, *more: str) -> list[str]:
 
 
 def run(arguments: list[str]) -> None:
-    cli.main(ArcModule, ArcData, arguments)
+    cli.main(ArcModule, ArcData, arguments, verbs={"ablate": Verb(ablate.ablate)})
 
 
 def killed(arguments: list[str], update: int) -> None:
@@ -93,7 +94,7 @@ def test_evaluating_the_run_gives_its_score_and_answers_again(whole, capsys):
 
 
 def test_an_ablation_scores_every_change_once(whole, capsys):
-    ablate.main([str(whole), "--model.eval.views=2"])
+    run(["ablate", f"--ckpt_path={whole}", "--model.eval.views=2"])
     lines = [line for line in capsys.readouterr().out.splitlines() if ": pass@2 " in line]
     names = [line.partition(":")[0] for line in lines]
     assert len(set(names)) == len(names) == 16 and names[0] == "as configured"

@@ -18,7 +18,7 @@ LAYERS = [f"--config=configs/template/{name}.yaml" for name in ("base", "nano")]
     "--config=configs/hardware/cpu.yaml"
 ]
 SMALL = ["--trainer.max_steps=8", "--run.validate_every=4", "--snapshots.every=4", "--checkpoint.every=4",
-         "--logging.every=1", "--data.held_out=64", "--model.steps=4"]  # fmt: skip
+         "--logging.every=1", "--data.held_out=64", "--sampling.steps=4"]  # fmt: skip
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def at_home(monkeypatch):
 
 def test_rehearsal_of_fit_validate_and_test(at_home, tmp_path):
     for verb in ("fit", "validate", "test"):
-        arguments = [*LAYERS, "--data.held_out=64", "--model.steps=2", "--trainer.fast_dev_run=true"]
+        arguments = [*LAYERS, "--data.held_out=64", "--sampling.steps=2", "--trainer.fast_dev_run=true"]
         cli.main(TemplateModule, TemplateData, [verb, *arguments, f"--run.root={tmp_path}"])
     assert not list(tmp_path.rglob("*.ckpt"))
 

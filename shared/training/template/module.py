@@ -15,6 +15,7 @@ from shared.sampling import Trajectory, sample, uniform_grid
 from shared.training import optim
 from shared.training.randomness import Randomness, sample_rng
 from shared.training.report import Metric, Results, interval
+from shared.training.samples import Sample, SamplingOptions
 from shared.training.template.data import Points, distance_to_moons, moons, sliced_w2
 from shared.training.template.network import TemplateNetwork
 
@@ -22,14 +23,15 @@ NEAR = 0.2  # of a moon's radius: closer than this counts as on the moon
 
 
 class TemplateModule(LightningModule):
-    """width, depth: of the network; steps: of the walk from noise to a point."""
+    """width, depth: of the network."""
 
     randomness = Randomness()
     optim_recipe = optim.Recipe()
+    sampling = SamplingOptions()
 
-    def __init__(self, width: int, depth: int, steps: int = 32):
+    def __init__(self, width: int, depth: int):
         super().__init__()
-        self.width, self.depth, self.steps = width, depth, steps
+        self.width, self.depth = width, depth
         self.process = Gaussian(Linear())
         self.drawn: list[tuple[Tensor, Tensor]] = []
 
@@ -63,16 +65,33 @@ class TemplateModule(LightningModule):
         seeds = batch.share.index.tolist()
         noise = self.process.draw(batch.x0, [self.randomness.sample(("noise", seed)) for seed in seeds])
         loss = self.loss(batch.x0, noise, self.randomness.times(batch.share, device=self.device))
-        return {"logs": {"loss": loss.mean(), "w2": sliced_w2(self.sample(seeds[:512]), batch.x0[:512])}}
+        return {"logs": {"loss": loss.mean(), "w2": sliced_w2(self.walk(seeds[:512]), batch.x0[:512])}}
 
     def test_step(self, batch: Points, _: int) -> None:
-        self.drawn.append((self.sample(batch.share.index.tolist()), batch.x0))
+        self.drawn.append((self.walk(batch.share.index.tolist()), batch.x0))
 
-    def sample(self, seeds: list[int], watch=None) -> Tensor:
+    def walk(self, seeds: list[int], watch=None) -> Tensor:
         """[len(seeds), 2]: one point per seed, the same in any company."""
         rng = [self.randomness.sample(seed) for seed in seeds]
         start = self.process.prior(torch.zeros(len(seeds), 2, device=self.device), rng)
-        return sample(self.denoise, self.process.step, start, uniform_grid(self.steps), watch)
+        return sample(self.denoise, self.process.step, start, uniform_grid(self.sampling.steps), watch)
+
+    def sample(self, seeds: list[int]) -> list[Sample]:
+        return [Sample(data={"x0": point}) for point in self.walk(seeds).cpu()]
+
+    def show(self, samples: list[Sample], folder: Path) -> list[Path]:
+        """samples.png: the drawn points over fresh data."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 3.4), layout="constrained")
+        axes = figure.subplots()
+        drawn = torch.stack([each.data["x0"] for each in samples])
+        for points, size, name in ((moons(2000, "shown"), 1, "data"), (drawn, 12, "samples")):
+            axes.scatter(points[:, 0], points[:, 1], s=size, label=name)
+        axes.set(aspect="equal")
+        axes.legend(frameon=False)
+        figure.savefig(folder / "samples.png", dpi=100)
+        return [folder / "samples.png"]
 
     def results(self, folder: Path) -> Results:
         samples, held_out = (torch.cat(parts).cpu() for parts in zip(*self.drawn))
@@ -87,19 +106,19 @@ class TemplateModule(LightningModule):
         headline = (
             f"sliced W2 {w2:.3f} to held-out moons ({beside}); {100 * metrics[1].value:.1f} % of samples on a moon"
         )
-        return Results(headline, metrics, facts={"walk": f"{self.steps} steps"})
+        return Results(headline, metrics, facts={"walk": f"{self.sampling.steps} steps"})
 
     def draw(self, folder: Path, update: int) -> list[Path]:
         """walk.png: one cloud on its way from noise to the moons, coloured by where its points arrive."""
         from matplotlib.figure import Figure
 
-        path = Trajectory()
-        self.sample(list(range(1000)), watch=path)
-        shown = [0, self.steps // 2, 3 * self.steps // 4, 7 * self.steps // 8, self.steps - 1]
+        path, steps = Trajectory(), self.sampling.steps
+        self.walk(list(range(1000)), watch=path)
+        shown = [0, steps // 2, 3 * steps // 4, 7 * steps // 8, steps - 1]
         figure = Figure(figsize=(12, 2.3), layout="constrained")
         for axes, step in zip(figure.subplots(1, len(shown)), shown):
             axes.scatter(*path.x[step].T, s=2, c=path.x[-1][:, 0], cmap="coolwarm")
-            axes.set(xlim=(-3, 3), ylim=(-2, 2), aspect="equal", title=f"t = {1 - (step + 1) / self.steps:.2f}")
+            axes.set(xlim=(-3, 3), ylim=(-2, 2), aspect="equal", title=f"t = {1 - (step + 1) / steps:.2f}")
         figure.savefig(folder / "walk.png", dpi=100)
         return [folder / "walk.png"]
 
