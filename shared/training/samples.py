@@ -4,7 +4,7 @@
 is shown. Videos become GIFs here; a line with better means writes its own in `module.show(samples, folder)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,23 @@ class SamplingOptions:
         return list(range(self.first, self.first + self.count))
 
 
-def write(samples: Sequence[Sample], folder: Path) -> list[Path]:
-    """samples.txt, one PNG or GIF for each picture or video, all pictures on samples.png, numbers in samples.npz."""
+def write(samples: Sequence[Sample], folder: Path, first: int = 0) -> list[Path]:
+    """samples.txt, one PNG or GIF for each picture or video, all pictures on samples.png, numbers in samples.npz.
+
+    first: number of the first sample; files are named after the number.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [f"--- {n}\n{sample.text}\n" for n, sample in enumerate(samples) if sample.text is not None]
+    named = dict(enumerate(samples, first))
+    texts = [f"--- {n}\n{sample.text}\n" for n, sample in named.items() if sample.text is not None]
     written = [folder / "samples.txt"] if texts else []
     for path in written:
         replace_text(path, "".join(texts))
-    pictures = {n: sample.image for n, sample in enumerate(samples) if sample.image is not None}
-    videos = {n: sample.video for n, sample in enumerate(samples) if sample.video is not None}
+    pictures = {n: sample.image for n, sample in named.items() if sample.image is not None}
+    videos = {n: sample.video for n, sample in named.items() if sample.video is not None}
     written += [_png(folder / f"{n:03d}.png", image) for n, image in pictures.items()]
     written += [_png(folder / "samples.png", sheet(list(pictures.values())))] if len(pictures) > 1 else []
     written += [_gif(folder / f"{n:03d}.gif", video) for n, video in videos.items()]
-    return written + _numbers(samples, folder / "samples.npz")
+    return written + _numbers(named, folder / "samples.npz")
 
 
 def sheet(images: Sequence[Tensor], gap: int = 4) -> Tensor:
@@ -96,20 +100,19 @@ def _gif(path: Path, video: Tensor) -> Path:
     return path
 
 
-def _numbers(samples: Sequence[Sample], path: Path) -> list[Path]:
+def _numbers(samples: Mapping[int, Sample], path: Path) -> list[Path]:
     """Tensors of one name and one shape are stacked; others keep the number of their sample."""
     by_name: dict[str, list[tuple[int, Tensor]]] = {}
-    for n, sample in enumerate(samples):
+    for n, sample in samples.items():
         for name, value in sample.data.items():
             by_name.setdefault(name, []).append((n, value.detach().cpu()))
     arrays: dict[str, Any] = {}
     for name, values in by_name.items():
         alike = len({value.shape for _, value in values}) == 1 and len(values) == len(samples)
-        arrays |= (
-            {name: torch.stack([v for _, v in values]).numpy()}
-            if alike
-            else {f"{name}.{n}": v.numpy() for n, v in values}
-        )
+        if alike:
+            arrays[name] = torch.stack([value for _, value in values]).numpy()
+        else:
+            arrays |= {f"{name}.{n}": value.numpy() for n, value in values}
     if not arrays:
         return []
     np.savez(path, **arrays)

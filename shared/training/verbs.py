@@ -38,7 +38,7 @@ def sample(cli: "PalimpsestCLI") -> None:
     folder = run.samples / f"sample-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     with cli.drawing():
         drawn = cli.model.sample(options.seeds)
-        files = samples.write(drawn, folder)
+        files = samples.write(drawn, folder, options.first)
         files += cli.model.show(drawn, folder) if hasattr(cli.model, "show") else []
     print(f"drawn       {len(drawn)} samples, {options.steps} steps: {', '.join(file.name for file in files)}")
     print(f"written     {folder}")

@@ -50,7 +50,7 @@ def test_sample_draws_with_the_averaged_weights_into_the_runs_samples(trained, r
     said = run("sample", f"--ckpt_path={trained}", "--sampling.count=3", "--sampling.first=5", module=DrawingModule)
     (folder,) = (trained / "samples").glob("sample-*")
     assert said.code == 0 and str(folder) in said.out
-    assert (folder / "samples.txt").read_text() == "--- 0\nnumber 5\n\n--- 1\nnumber 6\n\n--- 2\nnumber 7\n"
+    assert (folder / "samples.txt").read_text() == "--- 5\nnumber 5\n--- 6\nnumber 6\n--- 7\nnumber 7\n"
     stored = torch.load(trained / "checkpoints/final.ckpt", weights_only=True)["state_dict"]
     assert np.load(folder / "samples.npz")["weight"].tolist() == [float(stored["network.layers.0.weight"][0, 0])] * 3
 
