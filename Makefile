@@ -32,9 +32,13 @@ profile = $(if $(HW),configs/hardware/$(HW).yaml)
 layers = $(wildcard $(foreach place,$(places),$(place)/base.yaml $(place)/$(SIZE).yaml) $(profile))
 is = $(filter-out 0 false off,$1)
 resume = $(if $(call is,$(RESUME)),--run.resume $(if $(filter auto,$(RESUME)),auto,true))
-settings = $(if $(SEED),--seed_everything $(SEED)) $(if $(call is,$(DETERMINISTIC)),--trainer.deterministic true)
+settings = $(if $(SEED),--seed_everything $(SEED)) $(if $(call is,$(DETERMINISTIC)),--trainer.deterministic true) \
+	$(if $(WANDB),--logging.wandb $(WANDB)) $(if $(WEIGHTS),--checkpoint.weights $(WEIGHTS)) \
+	$(if $(COUNT),--sampling.count $(COUNT)) $(if $(OUT),--export.out '$(OUT)') $(if $(PUSH),--export.push '$(PUSH)') \
+	$(if $(call is,$(MERGE)),--export.merge true)
 checkpoint = $(if $1,--ckpt_path '$1')
 speak = exec $(PY) -m $(module) $(strip $1 $(addprefix --config ,$2) $3 $(settings)) $(ARGS)
+ours = exec $(PY) -m shared.training.$(strip $1) $(ARGS)
 make_run = $(call speak,$(verb),$(layers),$(if $(RUN),--run.name '$(RUN)') $(resume) $(call checkpoint,$(CKPT)))
 ifneq ($(call is,$(DETERMINISTIC)),)
 export CUBLAS_WORKSPACE_CONFIG := :4096:8
@@ -46,7 +50,8 @@ run_folder = $(if $(findstring /,$(RUN)),$(RUN:/=),runs/$(PROJECT)$(if $(STAGE),
 runs = $(patsubst %/config.yaml,%,$(wildcard runs/*/*/*/config.yaml))
 targets = $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
-.PHONY: check check-bench check-run check-tests ready help setup clean lock wheels train evaluate validate predict config report bench \
+.PHONY: check check-base check-bench check-run check-tests ready help setup clean lock wheels train finetune train-ladder \
+	evaluate validate predict sample export config profile bench bench-start report compare repro new-project projects \
 	test test-laws test-gpu lint format typecheck ci
 
 check:
@@ -56,8 +61,12 @@ check:
 	@$(if $(HW),$(call one_of,HW,$(hardware)),:)
 	@$(if $(RESUME),$(call one_of,RESUME,1 0 auto true false),:)
 
+check-base:
+	@$(if $(CKPT),:,make/mistake.sh CKPT '' '$(runs)' $(PROJECT))
+
 check-bench:
-	@$(if $(wildcard $(folder)/bench.py),:,make/mistake.sh BENCH '$(BENCH)' '' $(PROJECT))
+	@$(if $(filter-out all,$(PROJECT)),$(call one_of,PROJECT,$(projects)),:)
+	@$(if $(and $(BENCH),$(if $(wildcard $(folder)/bench.py),,none)),make/mistake.sh BENCH '$(BENCH)' '' $(PROJECT),:)
 
 check-tests:
 	@$(if $(PROJECT),$(call one_of,PROJECT,$(projects)),:)
@@ -71,26 +80,63 @@ ready:
 
 ##@ Learning
 train: verb = fit ## train, then test: PROJECT= [SIZE=nano] [HW=] [RUN=] [SEED=] [RESUME=1|auto] [DETERMINISTIC=1]
+train-ladder: ## sizes in series, finished ones skipped: PROJECT= SIZES="nano smol" [KEEP_GOING=1] [DETACH=1]
+finetune: verb = finetune ## adapt a checkpoint by LoRA: PROJECT= CKPT=runs/... [RUN=] [ARGS="--lora.r 16"]
 evaluate: verb = test ## score a run, by default the newest: PROJECT= [SIZE=] [RUN= | CKPT=runs/...] [ARGS="--checkpoint.prefer best"]
 validate: verb = validate ## the validation loop on a run: PROJECT= [SIZE=] [RUN= | CKPT=runs/...]
 predict: verb = predict ## answers without scores: PROJECT= [SIZE=] [RUN= | CKPT=runs/...]
+sample: verb = sample ## draw into <run>/samples: PROJECT= [SIZE=] [RUN= | CKPT=] [COUNT=16] [ARGS="--sampling.steps 32"]
+export: verb = export ## weights as safetensors: PROJECT= [RUN= | CKPT=] [OUT=folder] [MERGE=1] [PUSH=owner/name]
 config: verb = config ## the plan of a run and its settings, without running it: PROJECT= [SIZE=] [HW=]
-bench: ## a project's own measurements: PROJECT= [BENCH=name]
-report: ## write the report of a run again: RUN=runs/<project>/<size>/<run>
 
 train config: check ready
 	@$(make_run)
 
+finetune: check check-base ready
+	@$(make_run)
+
+train-ladder: check ready
+	@$(call ours,ladder '$(PROJECT)' $(if $(STAGE),--stage '$(STAGE)') $(if $(HW),--hw '$(HW)') \
+		$(if $(call is,$(KEEP_GOING)),--keep-going) $(if $(call is,$(DETACH)),--detach) $(or $(SIZES),$(SIZE)))
+
 # A stored run brings its own configuration: no layers but a profile that is asked for.
-evaluate validate predict: stored = $(or $(CKPT),$(if $(RUN),$(run_folder)))
-evaluate validate predict: check ready
+evaluate validate predict sample export: stored = $(or $(CKPT),$(if $(RUN),$(run_folder)))
+evaluate validate predict sample export: check ready
 	@$(call speak,$(verb),$(if $(stored),$(profile),$(layers)),$(call checkpoint,$(stored)))
 
-bench: check check-bench ready
-	@exec $(PY) -m $(module).bench $(BENCH) $(ARGS)
+##@ Looking
+report: ## write the report of a run again: RUN=runs/<project>/<size>/<run>
+compare: ## two runs side by side: RUNS="runs/... runs/..."
+repro: ## run the first 20 updates of a run again and compare: RUN=runs/...
+profile: verb = profile ## where the time of an update goes: PROJECT= [SIZE=] [HW=]
+bench: ## speed, measured in pairs: [PROJECT=] [MODE=loop|throughput|attention|memory] [SECONDS=] [BENCH=a project's own]
+bench-start: ## seconds from a clone to the first update, cold and warm
+projects: ## the table of projects, stages and sizes: parameters, promise, cost
 
-report: check-run ready
-	@exec $(PY) -m shared.training.report '$(run_folder)' $(ARGS)
+report repro: check-run ready
+	@$(call ours,$@ '$(run_folder)')
+
+compare: ready
+	@$(call ours,compare $(RUNS))
+
+profile: check ready
+	@$(make_run)
+
+bench: check-bench ready
+	@$(if $(BENCH),exec $(PY) -m $(module).bench $(BENCH) $(ARGS),$(call ours,bench $(or $(PROJECT),all) \
+		$(if $(MODE),--mode $(MODE)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(HW),--hw $(HW))))
+
+bench-start:
+	@exec make/bench-start.sh
+
+projects: ready
+	@$(call ours,catalogue)
+
+##@ Building
+new-project: ## a project of your own, copied from the template: NAME=spirals
+
+new-project: ready
+	@$(call ours,scaffold '$(NAME)')
 
 ##@ Testing
 tests_of = $(wildcard tests/*/$(PROJECT) tests/*/test_$(PROJECT).py tests/*/test_$(PROJECT)_*.py \
@@ -136,12 +182,18 @@ clean: ## remove .venv and the caches; never runs or data
 	@find $(wildcard packages shared projects tests make) -name __pycache__ -prune -exec rm -rf {} +
 
 ##@ Asking
-help: ## this page
+help: ## this page, or with PROJECT= the verbs of a project
+ifneq ($(PROJECT),)
+help: check ready
+	@exec $(PY) -m $(module) help
+else
+help:
 	@make/help.sh Makefile
 	@printf '\nProjects and their sizes\n'
 	@printf '  %-10s %s\n' $(foreach each,$(projects),'$(each)' '$(call sizes_of,$(each))' \
 		$(foreach stage,$(call stages_of,$(each)),'' 'STAGE=$(stage): $(call sizes_of,$(each),$(stage))'))
 	@printf '  %-10s %s\n' HW= '$(hardware) (default: what the machine has)'
+endif
 
 # Any other word is a verb of the project's own, if a project is named.
 .DEFAULT:

@@ -24,6 +24,7 @@ hint=${near:+ Did you mean $near?}
 case $kind in
   target) say="make has no target $seen: make help lists them, and a project's own verb needs PROJECT=<name>." ;;
   BENCH) say="$project has no measurements of its own: there is no bench.py in its folder." ;;
+  CKPT) say="finetune starts from a checkpoint and CKPT= is not named; the runs here: ${list:-none yet, so train one first}." ;;
   tests) say="$project has no tests of its own in tests/*/$project or tests/*/test_$project*.py." ;;
   RUN) say="RUN=$seen names no run folder here; those with a config are: ${list:-none yet}." ;;
   SIZE | STAGE) say="$kind=$seen does not exist in configs/$project; choose one of: ${list:-none yet}." ;;

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
-QUIET = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROJECT", "SIZE", "STAGE", "HW", "RUN", "RESUME", "SEED", "CKPT", "ARGS")
+QUIET = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROJECT", "SIZE", "SIZES", "STAGE", "HW", "RUN", "RUNS", "RESUME", "SEED")
+QUIET += ("CKPT", "ARGS", "NAME", "MODE", "BENCH", "WANDB", "WEIGHTS", "COUNT", "OUT", "MERGE", "PUSH")
 MEBIBYTE = 2**20
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
@@ -89,6 +90,23 @@ COMMANDS = {
     "validate PROJECT=arc CKPT=x HW=cpu": "projects.arc validate --config configs/hardware/cpu.yaml --ckpt_path 'x'",
     "predict PROJECT=arc CKPT=x": "projects.arc predict --ckpt_path 'x'",
     "statistics PROJECT=arc": f"projects.arc statistics {NANO}",
+    "finetune PROJECT=arc CKPT=runs/x RUN=b": f"projects.arc finetune {NANO} --run.name 'b' --ckpt_path 'runs/x'",
+    "sample PROJECT=arc COUNT=4": f"projects.arc sample {NANO} --sampling.count 4",
+    "sample PROJECT=arc RUN=001": "projects.arc sample --ckpt_path 'runs/arc/nano/001'",
+    "export PROJECT=arc CKPT=x OUT=y MERGE=1 PUSH=me/it": (
+        "projects.arc export --ckpt_path 'x' --export.out 'y' --export.push 'me/it' --export.merge true"
+    ),
+    "evaluate PROJECT=arc CKPT=x WEIGHTS=raw": "projects.arc test --ckpt_path 'x' --checkpoint.weights raw",
+    "train PROJECT=arc WANDB=offline": f"projects.arc fit {NANO} --logging.wandb offline",
+    "profile PROJECT=arc": f"projects.arc profile {NANO}",
+    "train-ladder PROJECT=arc SIZES=nano KEEP_GOING=1": "shared.training.ladder 'arc' --keep-going nano",
+    "repro RUN=runs/arc/nano/001": "shared.training.repro 'runs/arc/nano/001'",
+    "compare RUNS=runs/arc/nano/001": "shared.training.compare runs/arc/nano/001",
+    "bench": "shared.training.bench all",
+    "bench PROJECT=arc MODE=loop SECONDS=3": "shared.training.bench arc --mode loop --seconds 3",
+    "new-project NAME=spirals": "shared.training.scaffold 'spirals'",
+    "projects": "shared.training.catalogue",
+    "help PROJECT=arc": "projects.arc help",
     "report RUN=runs/arc/nano/001/": "shared.training.report 'runs/arc/nano/001'",
     "report PROJECT=arc RUN=001": "shared.training.report 'runs/arc/nano/001'",
 }
@@ -131,7 +149,12 @@ MISTAKES = {
     ),
     "config PROJECT=arc HW=b9": "HW=b9 does not exist; choose one of: cpu, h200.",
     "train PROJECT=arc RESUME=yes": "RESUME=yes does not exist; choose one of: 1, 0, auto, true, false.",
-    "bench PROJECT=arc": "arc has no measurements of its own: there is no bench.py in its folder.",
+    "bench PROJECT=arc BENCH=x": "arc has no measurements of its own: there is no bench.py in its folder.",
+    "bench PROJECT=acr": "PROJECT=acr does not exist; choose one of: template, arc. Did you mean arc?",
+    "finetune PROJECT=arc": (
+        "finetune starts from a checkpoint and CKPT= is not named; the runs here: runs/arc/nano/001."
+    ),
+    "repro RUN=02": "RUN=02 names no run folder here; those with a config are: runs/arc/nano/001.",
     "test PROJECT=acr": "PROJECT=acr does not exist; choose one of: template, arc. Did you mean arc?",
     "test PROJECT=arc": "arc has no tests of its own in tests/*/arc or tests/*/test_arc*.py.",
     "report RUN=02": "RUN=02 names no run folder here; those with a config are: runs/arc/nano/001.",
@@ -153,7 +176,7 @@ def test_a_mistake_is_one_sentence_and_exit_2_before_anything_is_set_up(house, l
 @needs_make
 def test_help_lists_every_target_with_its_comment():
     rules = re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    inside = {"check", "check-bench", "check-run", "check-tests", "ready", "own"}
+    inside = {"check", "check-base", "check-bench", "check-run", "check-tests", "ready", "own"}
     page = call("make").stdout
     assert {rule for rule in rules if not re.search(rf"^  {rule} +\S", page, re.MULTILINE)} == inside
 
@@ -163,8 +186,9 @@ def test_every_target_but_these_makes_the_environment_ready_first(house):
     place(house / "projects/arc/bench.py")
     place(house / "tests/smoke/test_arc.py")
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    asked = {name: call("make", "-n", name, "PROJECT=arc", "RUN=001", cwd=house).stdout for name in targets}
-    assert {name for name, text in asked.items() if "make/setup.sh" not in text} == {"help", "ci", "clean"}
+    named = ["PROJECT=arc", "RUN=001", "CKPT=x"]
+    asked = {name: call("make", "-n", name, *named, cwd=house).stdout for name in targets}
+    assert {name for name, text in asked.items() if "make/setup.sh" not in text} == {"ci", "clean", "bench-start"}
 
 
 @needs_make
