@@ -53,6 +53,8 @@ CASES: dict[str, tuple[list[str], dict | None]] = {
     "library_missing": (["fit", *NANO], {"model": {"bug": "library"}}),
     "nothing_to_resume": (["fit", *NANO, "--run.resume=true"], None),
     "nothing_to_evaluate": (["test", *NANO], None),
+    "no_base_to_finetune": (["finetune", *NANO], None),
+    "sampling_out_of_range": (["fit", *NANO, "--sampling.steps=0"], None),
     "checkpoint_missing": (["test", "--ckpt_path=runs/tiny/nano/007"], None),
     "class_of_no_stage": (
         ["fit", *NANO],
@@ -68,6 +70,7 @@ WITH_A_RUN: dict[str, list[str]] = {
     "other_architecture_resumed": ["fit", *NANO, "--run.name=001", "--run.resume=true", "--model.depth=2"],
     "other_project": ["test", *NANO, "--ckpt_path=other.ckpt"],
     "foreign_file": ["test", *NANO, "--ckpt_path=foreign.ckpt"],
+    "no_adapters": ["finetune", "--ckpt_path=runs/tiny/nano/001"],
     "best_never_written": ["test", "--ckpt_path=runs/tiny/nano/001", "--checkpoint.prefer=best"],
     "loss_not_finite": ["fit", *NANO, "--model.bug=nan"],
 }
