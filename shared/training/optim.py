@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from shared.training.errors import Mistake, nearest
 from shared.training.muon import MuonAdamW
@@ -23,6 +23,15 @@ class Group:
     pattern: str
     lr_scale: float = 1.0
     weight_decay: float | None = None  # None: as without the group
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """For recipes of earlier systems: after `patience` validations without a lower `monitor`, lr times `factor`."""
+
+    monitor: str = "val/loss"
+    factor: float = 0.5
+    patience: int = 5
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,12 @@ class Recipe:
     decay_on: Literal["matrices", "all"] = "matrices"  # matrices: 2 or more dimensions, embeddings excepted
     warmup: int | None = None  # None: 2 % of the updates, at most 2000
     start: float = 0.0
-    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # wsd: constant, then a fall over `cooldown`
+    shape: Literal["cosine", "linear", "constant", "wsd", "plateau"] = (
+        "cosine"  # wsd: constant, then falls in `cooldown`
+    )
     floor: float = 0.1
     cooldown: float = 0.15
+    plateau: Plateau = field(default_factory=Plateau)  # of that shape, which has no warm-up and no floor
     groups: list[Group] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,6 +79,8 @@ def scaled(recipe: Recipe, batch_size: int) -> Recipe:
 
 def warmup_updates(recipe: Recipe, total: int) -> int:
     """Updates until the peak."""
+    if recipe.shape == "plateau":
+        return 0
     return min(2000, max(1, round(0.02 * total))) if recipe.warmup is None else recipe.warmup
 
 
@@ -101,6 +115,8 @@ def build(module: nn.Module, recipe: Recipe, total_updates: int) -> dict[str, An
     optimizer = MuonAdamW(groups(network, recipe), recipe.lr, recipe.betas, recipe.eps)
     # Lightning refuses to clip before an optimizer that unscales by itself; this one is left to its own unscaling.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    if recipe.shape == "plateau":
+        return {"optimizer": optimizer, "lr_scheduler": _plateau(module, optimizer, recipe.plateau)}
     warmup = warmup_updates(recipe, total_updates)
 
     def factor(done: int) -> float:
@@ -108,6 +124,15 @@ def build(module: nn.Module, recipe: Recipe, total_updates: int) -> dict[str, An
         return learning_rate(done + 1, total_updates, warmup, r.shape, r.floor, r.start, r.cooldown)
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _plateau(module: Any, optimizer: Any, options: Plateau) -> dict[str, Any]:
+    """Lightning asks at every batch; the answer is due at each validation."""
+    batches = module.trainer.val_check_interval
+    if not (module.trainer.limit_val_batches and isinstance(batches, int)):
+        raise Mistake("optim.shape is plateau, but this run never validates; set run.validate_every.")
+    scheduler = ReduceLROnPlateau(optimizer, factor=options.factor, patience=options.patience)
+    return {"scheduler": scheduler, "monitor": options.monitor, "interval": "step", "frequency": batches}
 
 
 def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

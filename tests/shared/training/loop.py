@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from shared.training import callbacks, runs
+from shared.training import callbacks, optim, runs
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, loader
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EmaOptions
@@ -59,9 +59,9 @@ class Module(L.LightningModule):
 
     randomness = Randomness(7)
 
-    def __init__(self, poison: int | None = None):
+    def __init__(self, poison: int | None = None, recipe: optim.Recipe | None = None):
         super().__init__()
-        self.poison = poison
+        self.poison, self.recipe = poison, recipe
         self.seen: list[float] = []  # losses, one per micro-batch
         self.drawn_with: list[torch.Tensor] = []
 
@@ -99,6 +99,8 @@ class Module(L.LightningModule):
         return Results("error 0.5", [Metric("error", 0.5, 4, 0.4, 0.6, {"mean": 1.0, "chance": 2.0})])
 
     def configure_optimizers(self) -> Any:
+        if self.recipe is not None:
+            return optim.build(self, self.recipe, self.trainer.max_steps)
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / 100)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -124,6 +126,7 @@ class Setting:
     validate_every: int | None = 5
     clip: float | None = 1.0
     poison: int | None = None
+    recipe: optim.Recipe | None = None
     checkpoint: CheckpointOptions = field(default_factory=lambda: CheckpointOptions(every=4, monitor="val/error"))
     snapshots: int | None = None
     log_every: int = 3
@@ -148,7 +151,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: Any 
     plan = {"updates": setting.updates, "git": "abc", "parameters": 148, "data": {"source": "numbers"}, "batch_size": 8}
     run = runs.open_run(run_options, "toy", None, "nano", "seed_everything: 7\n", plan, "make train PROJECT=toy")
     seed_rank(7, 0)
-    module = Module(setting.poison)
+    module = Module(setting.poison, setting.recipe)
     validation = {"limit_val_batches": 0} if setting.validate_every is None else {}
     trainer = L.Trainer(
         accelerator="cpu",

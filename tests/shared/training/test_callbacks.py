@@ -19,7 +19,9 @@ from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EMA, EmaOptions
 from shared.training.errors import Mistake
 from shared.training.interrupts import Interrupts
+from shared.training.optim import Plateau, Recipe
 from shared.training.runs import Run
+from shared.training.tables import read_table
 from tests.shared.training.loop import Hook, Killed, Setting, die_at, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -80,6 +82,28 @@ def test_killed_at_any_moment_and_resumed_is_bitwise_the_uninterrupted_run(
     except Killed:
         run, _ = train(home, name, setting, resume=True)
     assert_same_run(whole[accumulate], run)
+
+
+def rates(run: Run) -> list[float]:
+    return list(read_table(run.folder / "metrics.csv")["optim/lr"].values())
+
+
+def test_a_plateau_halves_the_rate_at_validations_that_do_not_improve_also_after_a_kill(home):
+    recipe = Recipe(lr=0.3, shape="plateau", plateau=Plateau("val/error", patience=0))
+    setting = Setting(20, recipe=recipe, validate_every=2, log_every=1, checkpoint=CheckpointOptions(every=2))
+    straight, _ = train(home, "plateau", setting)
+    table = read_table(straight.folder / "metrics.csv")
+    rate, best, falls = 0.3, float("inf"), []
+    for update, now in table["optim/lr"].items():
+        assert now == pytest.approx(rate)
+        if (error := table["val/error"].get(update)) is not None:
+            falls += [update] if error >= best * (1 - 1e-4) else []
+            rate, best = (rate, error) if error < best * (1 - 1e-4) else (rate / 2, best)
+    assert falls[0] < 20
+    with pytest.raises(Killed):
+        train(home, "plateau-killed", replace(setting, extra=die_at(falls[0], "on_validation_batch_end")))
+    again, _ = train(home, "plateau-killed", setting, resume=True)
+    assert rates(again) == rates(straight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

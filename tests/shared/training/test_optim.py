@@ -187,6 +187,13 @@ def test_values_out_of_range_are_refused_by_name(wrong):
         Recipe(**wrong)
 
 
+def test_a_plateau_without_validation_is_refused():
+    module = lightning.LightningModule()
+    module.network, module.trainer = nn.Linear(2, 2), lightning.Trainer(limit_val_batches=0, logger=False)
+    with pytest.raises(Mistake, match=r"optim.shape is plateau, but this run never validates"):
+        build(module, Recipe(shape="plateau"), 10)
+
+
 def test_the_schedule_needs_the_number_of_updates():
     with pytest.raises(Mistake, match=r"trainer.max_steps is -1"):
         build(nn.Linear(1, 1), Recipe(), -1)
