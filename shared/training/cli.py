@@ -27,6 +27,7 @@ from shared.training import (
     ema,
     errors,
     hardware,
+    loggers,
     optim,
     plan,
     randomness,
@@ -300,7 +301,8 @@ class PalimpsestCLI(LightningCLI):
         hardware.apply(self.options.hardware, self._network)
         ours = [*(self.config_init.trainer.callbacks or []), *callbacks.build(run, self.options)]
         has_files = any(isinstance(callback, Checkpoint) for callback in ours)
-        settings |= {"callbacks": ours, "logger": runs.CsvLogger(run), "enable_checkpointing": has_files}
+        mirrored = loggers.build(run, self.options.logging)
+        settings |= {"callbacks": ours, "logger": mirrored, "enable_checkpointing": has_files}
         self.trainer = self.instantiate_trainer(**settings)
         randomness.seed_rank(self.config.seed_everything, self.trainer.global_rank)
         return self.trainer

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,13 +56,25 @@ class RunOptions:
 
 @dataclass
 class LoggingOptions:
-    """every: updates between two rows of metrics.csv, two console lines, two host reads."""
+    """every: updates between two rows of metrics.csv, two console lines, two host reads.
+
+    tensorboard: auto mirrors the tables where the library is installed.
+    wandb: offline mirrors them into files of the run, online to the service as well.
+    """
 
     every: int = 20
+    tensorboard: Literal["auto", "off"] = "auto"
+    wandb: Literal["off", "offline", "online"] = "off"
 
     def __post_init__(self):
         if self.every < 1:
             raise ValueError(f"logging.every is {self.every}; it counts updates between rows, so give 1 or more.")
+        if self.wandb != "off" and not find_spec("wandb"):
+            raise ModuleNotFoundError("logging.wandb", name="wandb")
+
+    @property
+    def tensorboard_here(self) -> bool:
+        return self.tensorboard == "auto" and find_spec("tensorboard") is not None
 
 
 @dataclass(frozen=True)

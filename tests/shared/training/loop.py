@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from shared.training import callbacks, optim, runs
+from shared.training import callbacks, loggers, optim, runs
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, loader
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EmaOptions
@@ -130,6 +130,7 @@ class Setting:
     checkpoint: CheckpointOptions = field(default_factory=lambda: CheckpointOptions(every=4, monitor="val/error"))
     snapshots: int | None = None
     log_every: int = 3
+    mirrors: dict[str, Any] = field(default_factory=lambda: {"tensorboard": "off"})
     ema: EmaOptions = field(default_factory=lambda: EmaOptions(decay=0.9))
     extra: list[L.Callback] = field(default_factory=list)
     test: bool = False
@@ -145,7 +146,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: Any 
         setting.ema,
         setting.checkpoint,
         SnapshotOptions(setting.snapshots),
-        runs.LoggingOptions(setting.log_every),
+        runs.LoggingOptions(setting.log_every, **setting.mirrors),
         run_options,
     )
     plan = {"updates": setting.updates, "git": "abc", "parameters": 148, "data": {"source": "numbers"}, "batch_size": 8}
@@ -163,7 +164,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: Any 
         gradient_clip_val=setting.clip,
         num_sanity_val_steps=0,
         callbacks=[*setting.extra, *callbacks.build(run, options)],
-        logger=runs.CsvLogger(run),
+        logger=loggers.build(run, options.logging),
         enable_progress_bar=False,
         enable_model_summary=False,
         **validation,
