@@ -88,6 +88,11 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def updates_made(path: str | Path) -> int:
+    """How many updates the weights of a checkpoint have had."""
+    return int(read(path)["palimpsest"]["updates"])
+
+
 def choose(folder: str | Path, prefer: Preference = "final") -> Path:
     """The file of a run folder that `prefer` names; `final` falls back to `last` in a run that is not finished.
 

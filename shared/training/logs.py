@@ -6,6 +6,7 @@ or `val/`; `train/loss`, `optim/lr` and `perf/*` are added here. Knows the Train
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from shared.training.interrupts import Interrupts
 from shared.training.runs import LoggingOptions, Run
+from shared.training.tables import Table
 from shared.training.throughput import Stopwatch
+
+FIRST_UPDATES, FIRST_LOSSES = 20, "first_losses.csv"  # what `repro` makes again
 
 
 class Sums:
@@ -108,6 +112,19 @@ def of_every_rank(trainer: Trainer, mine: Any) -> list[Any]:
     return entries
 
 
+def keep_first(folder: Path, update: int, losses: Sequence[Tensor], micro_batches: int) -> None:
+    """Called where the host reads the logs of `update` anyway. losses: of this rank's micro-batches since the last row,
+    each already divided by their number in an update."""
+    begun = update - len(losses) // micro_batches
+    if begun >= FIRST_UPDATES:
+        return
+    values = torch.stack(list(losses)).view(-1, micro_batches).sum(1)[: FIRST_UPDATES - begun].tolist()
+    table = Table(folder / FIRST_LOSSES)
+    table.rewind(begun)
+    for number, value in enumerate(values, begun + 1):
+        table.write(number, {"train/loss": value})
+
+
 class WriteLogs(Callback):
     """Rows for the loggers and lines for the reader, every `logging.every` updates and after each validation."""
 
@@ -163,6 +180,8 @@ class WriteLogs(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(row | perf, step=update)
         self.console.progress(update, row, perf)
+        if trainer.is_global_zero:
+            keep_first(self.run.folder, update, self.train.values["train/loss"], trainer.accumulate_grad_batches)
         self.train = Sums()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

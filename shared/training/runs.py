@@ -3,10 +3,12 @@
 A run is `<root>/<project>[-<stage>]/<size>/<name>/` with `config.yaml`, `plan.json`, `manifest.json`, `metrics.csv`,
 `perf.csv`, `train.log`, `checkpoints/`, `samples/` and the report. `metrics.csv` holds the update and values that
 depend on the seed only, so that two runs can be compared byte by byte; all that is read off a clock goes to `perf.csv`.
+`first_losses.csv` holds the losses of the first 20 updates one by one, which `repro.py` compares.
 
 Knows files and names. Does not know what is trained, nor what a checkpoint holds (`checkpoints.py`).
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -26,6 +28,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from shared.training.checkpoints import updates_made
 from shared.training.errors import Mistake
 from shared.training.tables import Table, replace_text
 
@@ -226,11 +229,14 @@ def _write_start(run: Run, config_yaml: str, plan: Mapping[str, Any]) -> None:
     starts = manifest.get("starts", [])
     config = run.folder / "config.yaml"
     if config.exists() and (changed := config_differences(config.read_text(), config_yaml)):
-        config.rename(run.folder / f"config.{len(starts)}.yaml")
+        earlier = run.folder / f"config.{updates_made(run.resume_from) if run.resume_from else 0}.yaml"
+        if not earlier.exists():  # else the one in between has made no update that is kept
+            config.rename(earlier)
         run.say("Resumed with changed configuration:\n" + "\n".join(f"  {line}" for line in changed))
     config.write_text(config_yaml)
     write_json(run.folder / "plan.json", dict(plan))
     start = {"utc": _now(), "command": run.command, "resumed": run.resume_from is not None, **_environment(plan)}
+    start |= {"seed": _leaves(yaml.safe_load(config_yaml)).get("seed_everything"), "config": config_hash(config_yaml)}
     run_facts = {"project": run.project, "stage": run.stage, "size": run.size}
     # a run with more planned updates than it had is unfinished again
     kept = {key: value for key, value in manifest.items() if key != "finished"}
@@ -240,11 +246,13 @@ def _write_start(run: Run, config_yaml: str, plan: Mapping[str, Any]) -> None:
 def _environment(plan: Mapping[str, Any]) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    machine = {"system": f"{platform.system()} {platform.machine()}", "device": device}
+    system = f"{platform.system()} {platform.machine()}"
+    width = {"threads": torch.get_num_threads(), "processes": plan.get("world", 1)}
     return {
         "versions": {**versions, "numpy": numpy.__version__},
-        "machine": machine,
+        "machine": {"system": system, "device": device, **width},
         "git": plan.get("git"),
+        "data": data_fingerprint(plan.get("data") or {}),
         "argv": sys.argv[1:],
     }
 
@@ -254,6 +262,21 @@ def config_differences(old_yaml: str, new_yaml: str) -> list[str]:
     old, new = _leaves(yaml.safe_load(old_yaml)), _leaves(yaml.safe_load(new_yaml))
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith("run."))
     return [f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys if old.get(k) != new.get(k)]
+
+
+def config_hash(config_yaml: str) -> str:
+    """Twelve hex digits, equal where `config_differences` finds nothing."""
+    kept = {key: leaf for key, leaf in _leaves(yaml.safe_load(config_yaml)).items() if not key.startswith("run.")}
+    return _digest(kept, 12)
+
+
+def data_fingerprint(description: Mapping[str, Any]) -> str:
+    """The digest that the data's own description gives as `sha256`, else one of the description."""
+    return str(description.get("sha256") or _digest(description, 16)) if description else ""
+
+
+def _digest(facts: Mapping[str, Any], length: int) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:length]
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,23 @@
 """Laws of run folders: one name one run, a refused start writes nothing, tables forget only what comes again."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from shared.training import runs
 from shared.training.errors import Mistake
-from shared.training.runs import CsvLogger, RunOptions, config_differences, newest, open_run, reopen
+from shared.training.runs import (
+    CsvLogger,
+    RunOptions,
+    config_differences,
+    config_hash,
+    data_fingerprint,
+    newest,
+    open_run,
+    reopen,
+)
 from shared.training.tables import Table, format_value, read_table
 
 CONFIG = "seed_everything: 0\nmodel: {width: 64}\nrun: {name: a}\n"
@@ -93,8 +103,37 @@ def test_a_changed_configuration_is_told_and_both_files_are_kept(tmp_path, capsy
     start(tmp_path, "a")
     run = start(tmp_path, "a", resume=True, config=CONFIG.replace("64", "96"))
     assert "model.width: 64 -> 96" in capsys.readouterr().out
-    assert "64" in (run.folder / "config.1.yaml").read_text()
+    assert "64" in (run.folder / "config.0.yaml").read_text(), "named after the updates it made"
     assert "96" in (run.folder / "config.yaml").read_text()
+    torch.save({"palimpsest": {"updates": 8}}, run.checkpoints / "last.ckpt")
+    start(tmp_path, "a", resume=True, config=CONFIG.replace("64", "128"))
+    start(tmp_path, "a", resume=True, config=CONFIG.replace("64", "256"))
+    kept = {path.name: path.read_text() for path in run.folder.glob("config*.yaml")}
+    assert {name: re.findall(r"64|96|128|256", text) for name, text in kept.items()} == {
+        "config.0.yaml": ["64"],
+        "config.8.yaml": ["96"],
+        "config.yaml": ["256"],
+    }
+
+
+def test_every_start_is_written_down(tmp_path):
+    start(tmp_path, "a")
+    first, second = start(tmp_path, "a", resume=True).manifest["starts"]
+    wanted = {"utc", "command", "argv", "resumed", "versions", "machine", "git", "data", "seed", "config"}
+    assert first.keys() == second.keys() == wanted
+    assert first["utc"] < second["utc"] and first["config"] == second["config"]
+    assert first["machine"].keys() == {"system", "device", "threads", "processes"}
+
+
+def test_a_hash_changes_with_the_configuration_and_not_with_how_the_run_is_started():
+    assert config_hash(CONFIG) == config_hash(CONFIG.replace("name: a", "name: b"))
+    assert config_hash(CONFIG) != config_hash(CONFIG.replace("64", "96"))
+
+
+def test_the_fingerprint_of_data_is_its_own_or_that_of_its_description():
+    assert data_fingerprint({"source": "x", "sha256": "abc"}) == "abc"
+    assert data_fingerprint({"source": "x"}) != data_fingerprint({"source": "y"})
+    assert data_fingerprint({}) == ""
 
 
 def test_differences_leave_out_how_the_run_was_started():
