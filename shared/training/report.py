@@ -1,7 +1,8 @@
 """What a run reports: metrics beside their floors, how they were measured, and the command that repeats them.
 
 `write` reads the run folder (manifest, plan, config, tables) and what the module measured, and leaves `report.json` for
-programs, `report.md` for people and `curves.png`. Knows files; the Trainer only through `WriteReport`.
+programs, `report.md` with `curves.png` for people, and `report.html`, one file to send. Knows files; the Trainer only
+through `WriteReport`.
 """
 
 import resource
@@ -16,8 +17,9 @@ import numpy
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from shared.training import layout, webpage
 from shared.training.errors import told
-from shared.training.runs import Run, read_json, rehearsed, reopen, write_json
+from shared.training.runs import Run, data_fingerprint, read_json, rehearsed, reopen, write_json
 from shared.training.tables import read_table, replace_text
 
 
@@ -63,25 +65,30 @@ class WriteReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and not rehearsed(trainer):
             results = pl_module.results(self.run.folder) if hasattr(pl_module, "results") else None
-            write(self.run, results, trainer.ckpt_path)
+            write(self.run, results, trainer.ckpt_path, memory=_resident_gb())
             if results:
                 self.run.say(results.headline)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.at_fit_end and trainer.is_global_zero and not rehearsed(trainer):
-            write(self.run)
+            write(self.run, memory=_resident_gb())
 
 
-def write(run: Run, results: Results | None = None, weights: Any = None) -> Path:
-    """report.json, curves.png and report.md of a run. weights: the file evaluated (None: the run's final average)."""
-    content = gather(run, results, weights)
-    curves = run.folder / "curves.png"
-    drawn = [curves] if draw_curves(read_table(run.folder / "metrics.csv"), curves) else []
-    files = [*drawn, *(results.files if results else [])]
-    content["files"] = [_inside(run, file) for file in files]
+def write(run: Run, results: Results | None = None, weights: Any = None, memory: float | None = None) -> Path:
+    """report.json, report.md with curves.png, and report.html of a run.
+
+    weights: the file evaluated (None: the run's final average). memory: gigabytes that this process needed for it.
+    """
+    content, table = gather(run, results, weights, memory), read_table(run.folder / "metrics.csv")
+    curves, given = run.folder / "curves.png", results.files if results else []
+    drawn = [curves] if draw_curves(table, curves) else []
+    content["files"] = [_inside(run, file) for file in [*drawn, *given]]
     content["sections"] = results.sections if results else []
+    pictures = _pictures(run, given)
     write_json(run.folder / "report.json", content)
-    replace_text(run.folder / "report.md", "\n".join(markdown(content, _pictures(run, files), results)) + "\n")
+    shown = [_inside(run, file) for file in [*drawn, *pictures]]
+    replace_text(run.folder / "report.md", "\n".join(markdown(content, shown)) + "\n")
+    replace_text(run.folder / "report.html", webpage.page(title(content), page(run, content, table, pictures)))
     return run.folder / "report.md"
 
 
@@ -99,10 +106,13 @@ def again(folder: str) -> None:
             [run.folder / file for file in said["files"] if file != "curves.png"],
             said["facts"],
         )
-    print(f"written     {write(run, results, said.get('weights'))}")
+    path = write(run, results, said.get("weights"))
+    print(f"written     {path}, {path.with_suffix('.html').name}, {path.with_suffix('.json').name}")
 
 
-def gather(run: Run, results: Results | None = None, weights: Any = None) -> dict[str, Any]:
+def gather(
+    run: Run, results: Results | None = None, weights: Any = None, memory: float | None = None
+) -> dict[str, Any]:
     """Everything report.json says, from the run's own files."""
     manifest, plan = run.manifest, _json_if_there(run.folder / "plan.json")
     config = _yaml_if_there(run.folder / "config.yaml")
@@ -117,6 +127,7 @@ def gather(run: Run, results: Results | None = None, weights: Any = None) -> dic
         "facts": results.facts if results else {},
         "weights": str(weights) if weights else "averaged weights at the end of training",
         "data": plan.get("data") or {},
+        "data_fingerprint": data_fingerprint(plan.get("data") or {}),
         "seed": config.get("seed_everything"),
         "parameters": plan.get("parameters"),
         "trainable": plan.get("trainable"),
@@ -124,7 +135,7 @@ def gather(run: Run, results: Results | None = None, weights: Any = None) -> dic
         "batch_size": plan.get("batch_size"),
         "throughput": _throughput(perf),
         "wall_clock_s": manifest.get("finished", {}).get("seconds", max(perf["seconds"].values()) if perf else None),
-        "peak_memory_gb": max(perf.get("perf/memory_gb", {0: _resident_gb()}).values()),
+        "peak_memory_gb": _peak_memory(run, perf, memory),
         "command": manifest["starts"][0]["command"],
         "starts": manifest["starts"],
     }
@@ -142,67 +153,113 @@ def _last_validation(run: Run) -> list[dict[str, Any]]:
     return [asdict(Metric(name, column[max(column)], 0)) for name, column in table.items() if name.startswith("val/")]
 
 
+def _peak_memory(run: Run, perf: Mapping[str, Mapping[int, float]], memory: float | None) -> float | None:
+    """Of the card where there is one, else of the process, the largest one that reported; None for a killed run."""
+    if "perf/memory_gb" in perf:
+        return max(perf["perf/memory_gb"].values())
+    earlier = _json_if_there(run.folder / "report.json").get("peak_memory_gb")
+    return max((each for each in (memory, earlier) if each is not None), default=None)
+
+
 def _resident_gb() -> float:
     """Largest resident memory of this process so far (ru_maxrss counts kilobytes on Linux, bytes on macOS)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def panels(table: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Title -> lines by name: losses of training and validation in one, then every other validation metric."""
+    points = {name: list(column.items()) for name, column in table.items() if name.startswith(("train/loss", "val/"))}
+    losses = {name: line for name, line in points.items() if name.endswith("/loss")}
+    others = {name: {name: line} for name, line in points.items() if name not in losses}
+    return {"loss": losses, **others} if "train/loss" in losses else {}
+
+
 def draw_curves(table: Mapping[str, Mapping[int, float]], path: Path) -> bool:
-    """Loss of training and validation, and every other validation metric, over updates; False when there is no row."""
-    names = [name for name in table if name.startswith(("train/loss", "val/"))]
-    if "train/loss" not in names:
+    """The first six panels over updates; False when there is no row."""
+    shown = dict(list(panels(table).items())[:6])
+    if not shown:
         return False
     from matplotlib.figure import Figure  # half a second, and only reports need it
 
-    panels = {"loss": [n for n in names if n.endswith("/loss")]} | {n: [n] for n in names if not n.endswith("/loss")}
-    shown = dict(list(panels.items())[:6])
     figure = Figure(figsize=(4.2 * len(shown), 3), layout="constrained")
-    for axes, (title, lines) in zip(numpy.atleast_1d(figure.subplots(1, len(shown))), shown.items()):
-        for name in lines:
-            axes.plot(*zip(*table[name].items()), marker="." if len(table[name]) < 20 else None, label=name)
-        axes.set(title=title, xlabel="update")
+    for axes, (name, lines) in zip(numpy.atleast_1d(figure.subplots(1, len(shown))), shown.items()):
+        for label, points in lines.items():
+            axes.plot(*zip(*points), marker="." if len(points) < 20 else None, label=label)
+        axes.set(title=name, xlabel="update")
         axes.grid(alpha=0.3)
-        if title == "loss":
+        if name == "loss":
             axes.legend(frameon=False)
-            values = [value for name in lines for value in table[name].values()]
+            values = [value for points in lines.values() for _, value in points]
             axes.set_yscale("log" if 0 < 10 * min(values) < max(values) else "linear")
     figure.savefig(path, dpi=110)
     return True
 
 
-def markdown(content: Mapping[str, Any], pictures: Sequence[str], results: Results | None) -> Iterator[str]:
-    """The lines of report.md."""
+def title(content: Mapping[str, Any]) -> str:
+    """arc nano: 001"""
     name = "-".join(filter(None, [content["project"], content["stage"]]))
-    yield f"# {name} {content['size']}: {Path(content['run']).name}\n"
-    yield (
-        f"**{content['headline']}**\n"
-        if content["headline"]
-        else "Not evaluated yet; the numbers are the last validation's.\n"
-    )
-    yield from _metric_table(content["metrics"])
+    return f"{name} {content['size']}: {Path(content['run']).name}"
+
+
+def _headline(content: Mapping[str, Any]) -> str:
+    return content["headline"] or "Not evaluated yet; the numbers are the last validation's."
+
+
+def markdown(content: Mapping[str, Any], pictures: Sequence[str]) -> Iterator[str]:
+    """The lines of report.md."""
+    yield f"# {title(content)}\n"
+    yield f"**{content['headline']}**\n" if content["headline"] else _headline(content) + "\n"
+    yield from layout.markdown(*metric_table(content["metrics"]))
+    yield ""
     yield from (f"![{Path(picture).stem}]({picture})" for picture in pictures)
-    for title, text in results.sections if results else []:
-        yield f"\n## {title}\n\n{text}"
+    for name, text in content["sections"]:
+        yield f"\n## {name}\n\n{text}"
     yield "\n## To repeat it\n"
     yield f"```\n{content['command']}\n```\n"
-    yield from _fact_table(content)
+    yield from layout.markdown(["", ""], facts(content))
 
 
-def _metric_table(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def page(
+    run: Run, content: Mapping[str, Any], table: Mapping[str, Mapping[int, float]], pictures: Sequence[Path]
+) -> Iterator[str]:
+    """The parts of report.html."""
+    yield webpage.heading(title(content), _headline(content))
+    yield webpage.table(*metric_table(content["metrics"]))
+    yield webpage.section("Curves", webpage.curves(panels(table)))
+    yield webpage.section("Pictures", webpage.pictures(pictures))
+    for name, text in content["sections"]:
+        yield webpage.section(name, webpage.prose(text))
+    yield webpage.section("To repeat it", webpage.code(content["command"]))
+    yield webpage.section("How it was measured", webpage.table(["", ""], facts(content)))
+    config = run.folder / "config.yaml"
+    if config.exists():
+        yield webpage.folded("Configuration", webpage.code(config.read_text(encoding="utf-8")))
+
+
+def metric_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): each metric beside its interval and floors."""
     floors = list(dict.fromkeys(floor for metric in metrics for floor in metric["floors"]))
-    yield "| " + " | ".join(["metric", "value", "95 % interval", "n", *(f"floor: {floor}" for floor in floors)]) + " |"
-    yield "|---" * (4 + len(floors)) + "|"
-    for m in metrics:
-        span = f"{number(m['low'])} .. {number(m['high'])}" if m["low"] is not None and m["high"] is not None else "-"
-        beside = [number(m["floors"].get(floor)) for floor in floors]
-        yield "| " + " | ".join([m["name"], f"**{number(m['value'])}**", span, f"{m['n'] or '-'}", *beside]) + " |"
-    yield ""
+    head = ["metric", "value", "95 % interval", "n", *(f"floor: {floor}" for floor in floors)]
+    rows = [
+        [m["name"], f"**{number(m['value'])}**", span(m), f"{m['n'] or '-'}"]
+        + [number(m["floors"].get(floor)) for floor in floors]
+        for m in metrics
+    ]
+    return head, rows
 
 
-def _fact_table(content: Mapping[str, Any]) -> Iterator[str]:
+def span(metric: Mapping[str, Any]) -> str:
+    """0.4 .. 0.6"""
+    low, high = metric["low"], metric["high"]
+    return "-" if low is None or high is None else f"{number(low)} .. {number(high)}"
+
+
+def facts(content: Mapping[str, Any]) -> list[list[str]]:
+    """(name, value) rows of how it was measured."""
     first, speed = content["starts"][0], content["throughput"]
-    facts = {
+    stated = {
         **{f"data {key}": value for key, value in content["data"].items()},
+        "data fingerprint": content["data_fingerprint"],
         "seed": content["seed"],
         "weights evaluated": content["weights"],
         **content["facts"],
@@ -211,21 +268,23 @@ def _fact_table(content: Mapping[str, Any]) -> Iterator[str]:
         + (f" of {content['batch_size']} samples" if content["batch_size"] else ""),
         "training took": f"{content['wall_clock_s']:.1f} s" if content["wall_clock_s"] else None,
         "throughput": _pace(speed) if speed else None,
-        "peak memory": f"{content['peak_memory_gb']:.2f} GB",
+        "peak memory": f"{content['peak_memory_gb']:.2f} GB" if content["peak_memory_gb"] else None,
         "machine": f"{first['machine']['device']}, {first['machine']['system']}",
         "versions": ", ".join(f"{key} {value}" for key, value in first["versions"].items()),
         "code": first.get("git"),
         "starts": _count(len(content["starts"])),
     }
-    yield "| | |\n|---|---|"
-    yield from (f"| {name} | {value} |" for name, value in facts.items() if value not in (None, ""))
+    return [[name, str(value)] for name, value in stated.items() if value not in (None, "")]
 
 
 def _pace(speed: Mapping[str, float]) -> str:
     parts = [f"{speed['samples_per_s']:,.0f} samples/s"]
     parts += [f"{speed['units_per_s']:,.0f} units/s"] if speed["units_per_s"] else []
     waiting = f"{100 * speed['wait_fraction']:.0f} % waiting for data"
-    return ", ".join([*parts, f"update {speed['step_ms_p50']:.1f} ms (p95 {speed['step_ms_p95']:.1f})", waiting])
+    parts += [f"update {speed['step_ms_p50']:.1f} ms (p95 {speed['step_ms_p95']:.1f})", waiting]
+    parts += [f"{speed['tflops']:.3g} TFLOP/s"] if speed.get("tflops") else []
+    parts += [f"{100 * speed['mfu']:.1f} % MFU"] if speed.get("mfu") else []
+    return ", ".join(parts)
 
 
 def _count(value: Any) -> str:
@@ -239,12 +298,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() or 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def _pictures(run: Run, files: Sequence[Path]) -> list[str]:
-    """Pictures to show: those given, and the newest snapshot's, as paths from the report."""
+def _pictures(run: Run, files: Sequence[Path]) -> list[Path]:
+    """Pictures to show: those given, and the newest snapshot's."""
     sets = sorted((f for f in run.samples.glob("*") if f.name.isdigit()), key=lambda f: int(f.name))
-    newest = [file for file in sorted(sets[-1].iterdir()) if file.suffix == ".png"] if sets else []
-    given = [file for file in files if file.suffix == ".png"]
-    return list(dict.fromkeys(_inside(run, file) for file in [*given, *newest]))
+    newest = sorted(sets[-1].iterdir()) if sets else []
+    return [file for file in dict.fromkeys([*files, *newest]) if file.suffix in webpage.IMAGES and file.exists()]
 
 
 def _inside(run: Run, file: Path) -> str:
