@@ -259,9 +259,15 @@ def _environment(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_differences(old_yaml: str, new_yaml: str) -> list[str]:
     """`key: old -> new` for every leaf that differs, sorted; without `run.*`, which only says how a run is started."""
+    return [f"{key}: {old} -> {new}" for key, old, new in differing_leaves(old_yaml, new_yaml)]
+
+
+def differing_leaves(old_yaml: str, new_yaml: str) -> list[tuple[str, str, str]]:
+    """(key, old value, new value) of each leaf outside `run.*` that differs, sorted by key."""
     old, new = _leaves(yaml.safe_load(old_yaml)), _leaves(yaml.safe_load(new_yaml))
-    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith("run."))
-    return [f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys if old.get(k) != new.get(k)]
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    pairs = [(key, *(str(side.get(key, "(not set)")) for side in (old, new))) for key in differing]
+    return [pair for pair in pairs if not pair[0].startswith("run.")]
 
 
 def config_hash(config_yaml: str) -> str:

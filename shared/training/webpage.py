@@ -171,6 +171,6 @@ def _kind(line: str) -> str:
 
 def inline(words: str) -> str:
     """`code`, **bold**; of a link the words, of a picture nothing."""
-    words = text(re.sub(r"!\[[^]]*\]\([^)]*\)", "", words))
+    words = text(re.sub(r"!\[[^]]*\]\([^)]*\)", "", words)).replace(" .. ", "&nbsp;..&nbsp;")
     words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", words)
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", re.sub(r"`([^`]*)`", r"<code>\1</code>", words))
