@@ -74,7 +74,7 @@ def test_the_report_fetches_nothing_and_names_no_address(noisy_run):
 
 def test_the_report_shows_numbers_tables_curves_and_the_command(noisy_run):
     words = " ".join(Whole((noisy_run.folder / "report.html").read_text()).words)
-    for wanted in ("error 0.5 <b>", "0.4\xa0..\xa00.6", "floor: mean", "make train PROJECT=toy", "there", "val/error 0."):
+    for wanted in ("error 0.5 <b>", "0.4\xa0..\xa00.6", "floor: mean", "make train", "there", "val/error 0."):
         assert wanted in words
 
 
