@@ -76,7 +76,8 @@ def climb(ladder: Ladder, sizes: Sequence[str], *, keep_going: bool = False) -> 
 
 def same_runs(home: Path, config: str) -> dict[Path, bool]:
     """Runs below `home` with this configuration that can be used: folder -> finished, in order of their names."""
-    wanted, found = runs.config_hash(config), {}
+    wanted = runs.config_hash(config)
+    found: dict[Path, bool] = {}
     for manifest in sorted(home.glob("*/manifest.json")):
         folder = manifest.parent
         files = [folder / "checkpoints" / f"{name}.ckpt" for name in ("final", "last")]

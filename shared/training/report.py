@@ -168,7 +168,8 @@ def _resident_gb() -> float:
 
 def panels(table: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Title -> lines by name: losses of training and validation in one, then every other validation metric."""
-    points = {name: list(column.items()) for name, column in table.items() if name.startswith(("train/loss", "val/"))}
+    shown = {name: column for name, column in table.items() if name.startswith(("train/loss", "val/"))}
+    points = {name: [(float(update), value) for update, value in column.items()] for name, column in shown.items()}
     losses = {name: line for name, line in points.items() if name.endswith("/loss")}
     others = {name: {name: line} for name, line in points.items() if name not in losses}
     return {"loss": losses, **others} if "train/loss" in losses else {}

@@ -266,8 +266,8 @@ def differing_leaves(old_yaml: str, new_yaml: str) -> list[tuple[str, str, str]]
     """(key, old value, new value) of each leaf outside `run.*` that differs, sorted by key."""
     old, new = _leaves(yaml.safe_load(old_yaml)), _leaves(yaml.safe_load(new_yaml))
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    pairs = [(key, *(str(side.get(key, "(not set)")) for side in (old, new))) for key in differing]
-    return [pair for pair in pairs if not pair[0].startswith("run.")]
+    keys = [key for key in differing if not key.startswith("run.")]
+    return [(key, str(old.get(key, "(not set)")), str(new.get(key, "(not set)"))) for key in keys]
 
 
 def config_hash(config_yaml: str) -> str:
