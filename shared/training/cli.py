@@ -167,6 +167,8 @@ class PalimpsestCLI(LightningCLI):
             self.checkpoint = self._checkpoint()
             self._build()
             self.plan = plan.described(self.plan, self.model, self.datamodule, self.options.optim)
+            if self.verb in (*TRAINING, "config"):
+                self.plan = plan.costed(self.plan, self.model, self.datamodule)
 
     def _checkpoint(self) -> Path | None:
         """The file whose weights will be loaded: of the run evaluated or resumed, or the one training starts from."""

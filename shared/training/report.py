@@ -224,6 +224,9 @@ def _fact_table(content: Mapping[str, Any]) -> Iterator[str]:
 def _pace(speed: Mapping[str, float]) -> str:
     parts = [f"{speed['samples_per_s']:,.0f} samples/s"]
     parts += [f"{speed['units_per_s']:,.0f} units/s"] if speed["units_per_s"] else []
+    parts += [f"{1000 * speed['tflops']:,.0f} GFLOP/s per process"] if "tflops" in speed else []
+    shares = {"mfu": "of the card's peak (MFU)", "gemm_share": "of one matrix product's speed"}
+    parts += [f"{speed[name]:.1%} {of}" for name, of in shares.items() if name in speed]
     waiting = f"{100 * speed['wait_fraction']:.0f} % waiting for data"
     return ", ".join([*parts, f"update {speed['step_ms_p50']:.1f} ms (p95 {speed['step_ms_p95']:.1f})", waiting])
 
