@@ -6,7 +6,7 @@ memory). G = global batch in samples, W = processes, m = micro-batch, k = micro-
 """
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,7 +241,7 @@ def described(plan: Plan, module: Any, datamodule: Any, recipe: Recipe) -> Plan:
 
 def costed(plan: Plan, module: Any, datamodule: Any) -> Plan:
     """The plan with what the first micro-batch tells: samples and units, FLOPs and time, activations."""
-    batch = first_batch(datamodule, plan.world, plan.accumulate)
+    batch = next(batches(datamodule, plan.world, plan.accumulate), None)
     if batch is None:
         return plan
     shards, flops = plan.world * plan.accumulate, training_flops(module, batch)
@@ -255,15 +255,15 @@ def costed(plan: Plan, module: Any, datamodule: Any) -> Plan:
     return replace(plan, seconds=plan.totals["FLOP"] / _flops_per_second(plan)) if flops else plan
 
 
-def first_batch(datamodule: Any, world: int = 1, accumulate: int = 1) -> Any:
-    """The first micro-batch of the run, made on the CPU as rank 0 of `world` will; None without training data."""
+def batches(datamodule: Any, world: int = 1, accumulate: int = 1) -> Iterator[Any]:
+    """The micro-batches of a run from its first on, made on the CPU as rank 0 of `world` will; none without data."""
     if not hasattr(datamodule, "train_dataloader"):
-        return None
+        return iter(())
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     place = {"world_size": world, "global_rank": 0, "accumulate_grad_batches": accumulate, "global_step": 0}
     before, datamodule.trainer = getattr(datamodule, "trainer", None), SimpleNamespace(strategy=strategy, **place)
     try:
-        return next(iter(datamodule.train_dataloader()))
+        return iter(datamodule.train_dataloader())
     finally:
         datamodule.trainer = before
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.training import samples
+from shared.training import bench, samples
 from shared.training.errors import Mistake
 from shared.training.layers import VERBS
 
@@ -44,7 +44,7 @@ def sample(cli: "PalimpsestCLI") -> None:
     print(f"written     {folder}")
 
 
-BUILT_IN = {"sample": Verb(sample)}
+BUILT_IN = {"sample": Verb(sample), "bench": Verb(bench.bench, bench.BenchOptions)}
 
 
 def help_page(project: str, own: Mapping[str, Verb]) -> str:
