@@ -23,6 +23,7 @@ from shared.training import callbacks, optim, plan, runs
 from shared.training.averaging import Averaging
 from shared.training.bench import REPEATS, paired, spread, take_turns
 from shared.training.ema import EmaOptions
+from shared.training.profiling import Unwatched
 from shared.training.snapshots import SnapshotOptions
 from shared.training.tables import read_table
 
@@ -69,6 +70,7 @@ class Loops:
             callbacks=[*(callbacks.build(run, options) if run else []), clock],
             logger=runs.CsvLogger(run) if run else False,
             enable_checkpointing=run is not None,
+            profiler=Unwatched() if run else None,
             max_steps=WARM + self.updates,
             limit_val_batches=0,
             accumulate_grad_batches=self.cli.plan.accumulate,

@@ -29,6 +29,7 @@ from shared.training import (
     hardware,
     optim,
     plan,
+    profiling,
     randomness,
     runs,
     samples,
@@ -302,6 +303,7 @@ class PalimpsestCLI(LightningCLI):
         hardware.apply(self.options.hardware, self._network)
         ours = [*(self.config_init.trainer.callbacks or []), *callbacks.build(run, self.options)]
         has_files = any(isinstance(callback, Checkpoint) for callback in ours)
+        settings.setdefault("profiler", self.config_init.trainer.profiler or profiling.Unwatched())
         settings |= {"callbacks": ours, "logger": runs.CsvLogger(run), "enable_checkpointing": has_files}
         self.trainer = self.instantiate_trainer(**settings)
         randomness.seed_rank(self.config.seed_everything, self.trainer.global_rank)

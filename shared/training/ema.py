@@ -171,7 +171,8 @@ def _copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _lerp(shadow: Mapping[str, Tensor], live: Mapping[str, Tensor], weight: float) -> None:
     if shadow:
-        targets = [live[name].detach().to(s.dtype) for name, s in shadow.items()]
+        pairs = ((live[name], s.dtype) for name, s in shadow.items())
+        targets = [p if p.dtype == dtype else p.to(dtype) for p, dtype in pairs]
         torch._foreach_lerp_(list(shadow.values()), targets, weight)
 
 

@@ -7,6 +7,7 @@ Perfetto). Knows the Trainer and the names it gives to its spans; not what the o
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,6 +65,21 @@ class Spans(Profiler):
     def stop(self, action_name: str) -> None:
         if self.open[action_name]:
             self.open[action_name].pop().__exit__(None, None, None)
+
+
+class Unwatched(Profiler):
+    """Notes nothing, and costs a tenth of Lightning's own way of noting nothing, which it takes 100 times an update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nullcontext()
+
+    def start(self, action_name: str) -> None: ...
+
+    def stop(self, action_name: str) -> None: ...
+
+    def profile(self, action_name: str) -> Any:
+        return self.nothing
 
 
 class ProfileUpdates(Callback):
