@@ -27,6 +27,7 @@ from shared.training import (
     ema,
     errors,
     hardware,
+    micro_batch,
     optim,
     plan,
     profiling,
@@ -168,6 +169,8 @@ class PalimpsestCLI(LightningCLI):
             self.checkpoint = self._checkpoint()
             self._build()
             self.plan = plan.described(self.plan, self.model, self.datamodule, self.options.optim)
+            if self.verb in TRAINING:
+                self.plan = micro_batch.settle(self.plan, self.model, self.datamodule, config)
             if self.verb in (*TRAINING, "config"):
                 self.plan = plan.costed(self.plan, self.model, self.datamodule)
 
