@@ -95,7 +95,7 @@ class Data:
 def test_the_plan_gets_what_fits_and_the_data_module_is_told(card):
     data = Data()
     plan = settle(resolve(CONFIG, Machine()), None, data, CONFIG)
-    assert (plan.micro_batch, plan.accumulate, data.micro_batch) == (16, 6, 16)
+    assert (plan.micro_batch, plan.accumulate, data.micro_batch) == (12, 8, 12)
     assert plan.world * plan.micro_batch * plan.accumulate == plan.batch_size
 
 
@@ -127,7 +127,7 @@ def test_the_other_ranks_read_what_rank_0_found(card, monkeypatch):
     settle(plan, None, Data(), CONFIG)
     card.tried.clear()
     monkeypatch.setattr(micro_batch, "rank", lambda: 1)
-    assert settle(plan, None, Data(), CONFIG).micro_batch == 16 and not card.tried
+    assert settle(plan, None, Data(), CONFIG).micro_batch == 12 and not card.tried
 
 
 def test_a_rank_that_waits_in_vain_says_so(card):
