@@ -75,7 +75,8 @@ def attention(segments: int = 64, longest: int = 900, share: float = 0.18, width
 
     found = take_turns({"packed": packed, "padded": padded})
     ratio = median(b / a for a, b in zip(found["packed"]["all"], found["padded"]["all"]))
-    far = float((_through(blocks, x, layout=layout) - _through(blocks, rows, mask=mask)[mask]).abs().max())
+    with torch.no_grad():
+        far = (_through(blocks, x, layout=layout) - _through(blocks, rows, mask=mask)[mask]).abs().max().item()
     facts = {"real_share": float(lengths.mean() / longest), "segments": segments, "longest": longest, "width": width}
     return {**facts, "ms": found, "ratio": ratio, "largest_difference": far, "goal": "ratio >= 4 (moonshot 6)"}
 
@@ -93,10 +94,10 @@ def _timed(forward: Callable[[], torch.Tensor]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def take_turns(variants: Mapping[str, Callable[[], float]], repeats: int = REPEATS) -> dict[str, dict[str, Any]]:
+def take_turns(variants: Mapping[str, Callable[[], float]], repeats: int | None = None) -> dict[str, dict[str, Any]]:
     """Every variant once, again and again, the order turned round each time; the first round only warms up."""
     values: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(repeats + 1):
+    for turn in range((repeats or REPEATS) + 1):
         for name in list(variants)[:: -1 if turn % 2 else 1]:
             value = variants[name]()
             if turn:
