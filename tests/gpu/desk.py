@@ -13,11 +13,6 @@ from tests.cli.test_matrix import PACKAGES, classes
 
 ROOT = Path(__file__).parents[2]
 QUIET = ["--run.test_after_fit=false", "--run.validate_every=null", "--snapshots.every=null", "--checkpoint.every=9999"]
-    "--run.test_after_fit=false",
-    "--run.validate_every=null",
-    "--snapshots.every=null",
-    "--checkpoint.every=100000",
-]
 FOUND = [
     (project, size)
     for project in PACKAGES
