@@ -28,6 +28,7 @@ PEAKS = {  # dense bf16 TFLOP/s of one card, as its vendor states them, by a par
     "A100": 312.0,
     "RTX 3090": 71.2,
 }
+ROUTES = 32  # graphs of one block: with and without prefix, rotation, gradient, kept keys; torch gives up after 8
 CACHE = Path(".cache")  # under the folder a command is typed in; measurements of this machine, never of a run
 
 
@@ -119,7 +120,11 @@ def apply(options: HardwareOptions, network: nn.Module) -> None:
     """Switch on what the profile asks for. Call it once, before the first step."""
     if options.tf32:
         torch.set_float32_matmul_precision("high")
-    for part in _compiled_parts(options.compile, network):
+    if parts := _compiled_parts(options.compile, network):
+        from torch._dynamo import config  # two seconds, and only compiling needs it
+
+        config.recompile_limit = ROUTES
+    for part in parts:
         part.compile(mode=options.compile_mode)
 
 
