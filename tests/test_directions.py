@@ -17,7 +17,17 @@ from shared.training import meters
 
 ROOT = Path(__file__).parent.parent
 LEARNING = {"torch", "einops", "numpy", "safetensors"}
-TRAINING = LEARNING | {"lightning", "peft", "jsonargparse", "matplotlib", "PIL", "huggingface_hub", "rich", "yaml"}
+TRAINING = LEARNING | {
+    "lightning",
+    "peft",
+    "jsonargparse",
+    "matplotlib",
+    "PIL",
+    "huggingface_hub",
+    "rich",
+    "wandb",
+    "yaml",
+}
 NOT_IN_PACKAGES = {"lightning", "pytorch_lightning", "peft", "jsonargparse", "shared", "projects", "tests"}
 ANSWERS = "read_answers"
 MAY_READ_ANSWERS = {"projects/arc/data.py", "projects/arc/evaluate.py"}

@@ -18,6 +18,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
+from projects.arc import cost
 from projects.arc.data import ArcData, Grids, Query
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
@@ -134,6 +135,24 @@ class ArcModule(LightningModule):
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)
 
+    # --- what it costs
+
+    def flops(self, batch: Grids) -> int:
+        """Of the forward passes of a training step that have a backward: the question once, the answer once."""
+        asked, answers = batch.question.cells.lengths, batch.answer.lengths
+        believed = int(answers[: self.believed(len(answers))].sum())
+        return cost.reading(self.network, asked) + cost.denoising(self.network, asked, answers, believed)
+
+    def extra_flops(self, batch: Grids) -> int:
+        """Of the pass without a backward that gives the first examples their earlier belief."""
+        count = self.believed(batch.answer.count)
+        asked, answers = batch.question.cells.lengths[:count], batch.answer.lengths[:count]
+        return cost.denoising(self.network, asked, answers) if count else 0
+
+    def believed(self, count: int) -> int:
+        """How many of `count` examples see an earlier belief."""
+        return int(count * self.self_condition.share)
+
     # --- training
 
     def training_step(self, batch: Grids, index: int) -> dict[str, Any]:
@@ -172,7 +191,7 @@ class ArcModule(LightningModule):
         self, prefix: Prefix, x0: Cells, noise: Redraw, t: Tensor, rng: torch.Generator
     ) -> Tensor | None:
         """What the network believed a moment earlier on the path, of the first examples (batches are shuffled)."""
-        count = int(x0.count * self.self_condition.share)
+        count = self.believed(x0.count)
         if not count:
             return None
         some, before = x0.first(count), t[:count]

@@ -175,7 +175,7 @@ class GridDenoiser(nn.Module):
 
     def size_logits(self, memory: list[KeysValues], lengths: np.ndarray) -> Tensor:
         """Belief of the answer's size [B, S * S], read off the prefix."""
-        x_BD = self.size_token.weight.expand(len(lengths), -1)
+        x_BD = self.size_token.weight.repeat(len(lengths), 1)  # rows of their own: strides as in the other streams
         layout = Layout.of(np.ones_like(lengths), x_BD.device, prefix_lengths=lengths)
         for block, seen in zip(self.blocks, memory):
             x_BD = block(x_BD, layout=layout, prefix=seen)

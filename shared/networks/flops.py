@@ -5,15 +5,15 @@ out, as torch's FlopCounterMode leaves it out. `pairs` are (query, key) pairs; c
 is usual for MFU. Knows lengths, never padding.
 """
 
+import numpy as np
 from torch import nn
 
 from shared.networks.blocks import Block
-from shared.networks.packed import Layout
 
 
-def pairs(layout: Layout) -> int:
-    """(query, key) pairs of a packed stream: own tokens times what they may see, segment by segment."""
-    return int((layout.lengths * (layout.lengths + layout.prefix)).sum())
+def pairs(lengths: np.ndarray, prefix: np.ndarray | int = 0) -> int:
+    """(query, key) pairs of a packed stream: own tokens [S] times what they may see, their prefix included."""
+    return int((lengths * (lengths + prefix)).sum())
 
 
 def matrices(module: nn.Module, rows: int) -> int:

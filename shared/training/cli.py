@@ -28,8 +28,10 @@ from shared.training import (
     errors,
     hardware,
     loggers,
+    micro_batch,
     optim,
     plan,
+    profiling,
     randomness,
     runs,
     samples,
@@ -168,6 +170,10 @@ class PalimpsestCLI(LightningCLI):
             self.checkpoint = self._checkpoint()
             self._build()
             self.plan = plan.described(self.plan, self.model, self.datamodule, self.options.optim)
+            if self.verb in TRAINING:
+                self.plan = micro_batch.settle(self.plan, self.model, self.datamodule, config)
+            if self.verb in (*TRAINING, "config"):
+                self.plan = plan.costed(self.plan, self.model, self.datamodule)
 
     def _checkpoint(self) -> Path | None:
         """The file whose weights will be loaded: of the run evaluated or resumed, or the one training starts from."""
@@ -302,6 +308,7 @@ class PalimpsestCLI(LightningCLI):
         ours = [*(self.config_init.trainer.callbacks or []), *callbacks.build(run, self.options)]
         has_files = any(isinstance(callback, Checkpoint) for callback in ours)
         mirrored = loggers.build(run, self.options.logging)
+        settings.setdefault("profiler", self.config_init.trainer.profiler or profiling.Unwatched())
         settings |= {"callbacks": ours, "logger": mirrored, "enable_checkpointing": has_files}
         self.trainer = self.instantiate_trainer(**settings)
         randomness.seed_rank(self.config.seed_everything, self.trainer.global_rank)

@@ -7,6 +7,7 @@ device value on the host. Does not know the Trainer or ranks: equal parameters o
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +123,7 @@ class EMA:
         return {name: live[name] for name in self.shadow}
 
 
+@cache
 def gamma(std: float) -> float:
     """Exponent of the power-function profile whose relative width is `std`: 0.05 -> 16.97, 0.10 -> 6.94."""
     return float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
@@ -171,7 +173,8 @@ def _copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _lerp(shadow: Mapping[str, Tensor], live: Mapping[str, Tensor], weight: float) -> None:
     if shadow:
-        targets = [live[name].detach().to(s.dtype) for name, s in shadow.items()]
+        pairs = ((live[name], s.dtype) for name, s in shadow.items())
+        targets = [p if p.dtype == dtype else p.to(dtype) for p, dtype in pairs]
         torch._foreach_lerp_(list(shadow.values()), targets, weight)
 
 

@@ -1,17 +1,35 @@
-"""What the machine has, which profile of `configs/hardware/` fits it, and what a profile switches on.
+"""What the machine has, which profile of `configs/hardware/` fits it, what that switches on, and how fast cards are.
 
-The profile is plain YAML for the Trainer and `HardwareOptions`. Knows device names and counts; does not know the batch
+The profile is plain YAML for the Trainer and `HardwareOptions`. Speeds are the vendor's peak, by name of the card, and
+that of one matrix product, measured once per machine. Knows device names and counts; does not know the batch
 (`plan.py`) nor the network, except that it can compile one in place.
 """
 
+import json
 import os
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from shared.training.errors import Mistake
+from shared.training.tables import replace_text
+
+PEAKS = {  # dense bf16 TFLOP/s of one card, as its vendor states them, by a part of its name; the first that fits wins
+    "B200": 2250.0,
+    "H200": 989.5,
+    "H100 PCIe": 756.0,
+    "H100": 989.5,
+    "A100": 312.0,
+    "RTX 3090": 71.2,
+}
+ROUTES = 32  # graphs of one block: with and without prefix, rotation, gradient, kept keys; torch gives up after 8
+CACHE = Path(".cache")  # under the folder a command is typed in; measurements of this machine, never of a run
 
 
 @dataclass
@@ -19,7 +37,7 @@ class HardwareOptions:
     """Facts and switches of a profile.
 
     memory_gb: memory of one card; None: not planned for.
-    peak_tflops: dense bf16 peak of one card (vendor's figure); None: on a CPU a matrix product is timed instead.
+    peak_tflops: of the card to plan for, which need not be here; None: a matrix product of this machine is timed.
     tf32: float32 matrix products may use TF32.
     compile: in place, so that names in checkpoints stay plain: each member of every ModuleList, or the whole network.
     compile_mode: as in torch.compile.
@@ -102,19 +120,70 @@ def apply(options: HardwareOptions, network: nn.Module) -> None:
     """Switch on what the profile asks for. Call it once, before the first step."""
     if options.tf32:
         torch.set_float32_matmul_precision("high")
-    for part in _compiled_parts(options.compile, network):
+    if parts := _compiled_parts(options.compile, network):
+        from torch._dynamo import config  # two seconds, and only compiling needs it
+
+        config.recompile_limit = ROUTES
+    for part in parts:
         part.compile(mode=options.compile_mode)
 
 
-def matmul_tflops(size: int = 1024) -> float:
-    """Speed of one float32 matrix product of this CPU, in TFLOP/s (about 50 ms; the second of two calls is timed)."""
-    from time import perf_counter
+def peak_tflops(name: str, precision: str) -> float | None:
+    """Dense peak of the card called `name` in half precision; None for a card not in the table and for float32."""
+    fits = (peak for part, peak in PEAKS.items() if part.lower() in name.lower())
+    return next(fits, None) if precision.startswith(("bf16", "16")) else None
 
-    a = torch.ones(size, size)
-    a @ a
-    start = perf_counter()
-    a @ a
-    return 2 * size**3 / (perf_counter() - start) / 1e12
+
+def device_name(device: torch.device) -> str:
+    """The card, or the processor and how many threads work on one product."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def gemm_tflops(device: torch.device) -> float:
+    """Speed of one large matrix product on `device`, in TFLOP/s: CUDA 8192^3 in bf16, CPU 1024^3 in float32.
+
+    Measured once per device, number of threads and torch version (0.1 s), then read from `.cache/gemm.json`.
+    """
+    return remembered("gemm", f"{device_name(device)}, torch {torch.__version__}", lambda: _measured_gemm(device))
+
+
+def remembered(table: str, key: str, measure: Callable[[], Any]) -> Any:
+    """The value under `key` in `.cache/<table>.json`; measured and written there if it is missing."""
+    known = recalled(table)
+    if key not in known:
+        value = measure()
+        known = {**recalled(table), key: value}  # read again: another process may have measured meanwhile
+        CACHE.mkdir(exist_ok=True)
+        replace_text(CACHE / f"{table}.json", json.dumps(known, indent=1) + "\n")
+    return known[key]
+
+
+def recalled(table: str) -> dict[str, Any]:
+    """Everything in `.cache/<table>.json`; a torn or missing file is an empty one."""
+    try:
+        return dict(json.loads((CACHE / f"{table}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _measured_gemm(device: torch.device, repeats: int = 3) -> float:
+    """The best of a few products after a first one; leaves no trace in the card's memory statistics."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(repeats + 1):
+        start = perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(perf_counter() - start)
+    if device.type == "cuda":
+        del a
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return 2 * size**3 / min(seconds[1:]) / 1e12
 
 
 def _compiled_parts(what: str, network: nn.Module) -> list[nn.Module]:

@@ -22,7 +22,7 @@ from shared.training import hardware, runs
 from shared.training.errors import Mistake, choices, nearest
 
 CONFIGS = Path("configs")
-TRAINING = ("fit", "finetune", "profile")
+TRAINING = ("fit", "finetune", "profile", "bench")
 STORED = ("validate", "test", "predict", "sample", "export")  # what is done with a run that exists
 VERBS = (*TRAINING, *STORED, "config")
 NEW_RUN = ("--run.name=null", "--run.resume=false")  # a run that starts from another does not take over its name

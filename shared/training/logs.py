@@ -17,7 +17,7 @@ from torch import Tensor
 from shared.training.interrupts import Interrupts
 from shared.training.runs import LoggingOptions, Run
 from shared.training.tables import Table
-from shared.training.throughput import Stopwatch
+from shared.training.throughput import Counts, Rates, Stopwatch
 
 FIRST_UPDATES, FIRST_LOSSES = 20, "first_losses.csv"  # what `repro` makes again
 
@@ -134,7 +134,7 @@ class WriteLogs(Callback):
         self.train_keys, self.evaluation_keys = Reducer(), Reducer()
         self.learning_rate = self.seconds = 0.0
         self.samples = self.units = 0  # of all ranks up to the last row
-        self.unreported = (0, 0)  # of this rank since then, before this start
+        self.unreported: tuple[float, ...] = ()  # of this rank since then, before this start
         self.watch: Stopwatch | None = None
         self.console: Console | None = None
         self.timing = False
@@ -143,8 +143,10 @@ class WriteLogs(Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "rewind"):
                 logger.rewind(trainer.global_step)
-        self.watch = Stopwatch(trainer.strategy.root_device, self.seconds)
-        self.watch.samples, self.watch.units = self.unreported
+        device = trainer.strategy.root_device
+        rates = Rates.of(device, str(trainer.precision), trainer.world_size)
+        self.watch = Stopwatch(device, self.seconds, rates, pl_module)
+        self.watch.counts = Counts(*self.unreported)
         self.console = Console(self.run, trainer, self.seconds)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -171,11 +173,11 @@ class WriteLogs(Callback):
 
     def _write_row(self, trainer: Trainer, update: int) -> None:
         assert self.watch and self.console
-        extra = [self.watch.samples, self.watch.units, float(self.interrupts.requested)]
-        means, (samples, units, stop) = self.train_keys.means(trainer, self.train, extra)
-        self.interrupts.agreed = stop > 0
-        perf = self.watch.read(samples, units)
-        self.samples, self.units = self.samples + int(samples), self.units + int(units)
+        extra = [*self.watch.counts, float(self.interrupts.requested)]
+        means, (*counts, stop) = self.train_keys.means(trainer, self.train, extra)
+        self.interrupts.agreed, done = stop > 0, Counts(*counts)
+        perf = self.watch.read(done)
+        self.samples, self.units = self.samples + int(done.samples), self.units + int(done.units)
         row = means | {"optim/lr": self.learning_rate}
         for logger in trainer.loggers:
             logger.log_metrics(row | perf, step=update)
@@ -229,7 +231,7 @@ class WriteLogs(Callback):
     def rank_state(self) -> dict[str, Any]:
         """What this rank has gathered since the last row, for last.ckpt."""
         counts = {"samples": self.samples, "units": self.units, "seconds": self.seconds_so_far}
-        unreported = (self.watch.samples, self.watch.units) if self.watch else (0, 0)
+        unreported = tuple(self.watch.counts) if self.watch else ()
         return {"train": self.train.state(), "names": self.train_keys.names, "unreported": unreported, **counts}
 
     def restore_rank_state(self, state: Mapping[str, Any]) -> None:
@@ -285,6 +287,7 @@ def progress_line(update: int, total: int, row: Mapping[str, float], perf: Mappi
     parts = [f"update {update:,}/{total:,}"] + [f"{name} {value:.4f}" for name, value in logs[:shown]]
     pace = "units" if perf["perf/units_per_s"] else "samples"
     parts += [f"lr {row['optim/lr']:.1e}", f"{short(perf[f'perf/{pace}_per_s'])} {pace}/s"]
+    parts += [f"mfu {perf['perf/mfu']:.1%}"] if "perf/mfu" in perf else []
     return "  ".join(parts)
 
 

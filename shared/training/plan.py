@@ -1,25 +1,30 @@
 """What a run is going to do, worked out before anything is built: devices, batch arithmetic, updates, cost.
 
 `resolve` is pure arithmetic on the configuration and a description of a machine, so each is planned on any other.
-`described` adds what only the built objects know (parameters, data, FLOPs). G = global batch in samples, W = processes,
-m = micro-batch, k = micro-batches per update: G = W m k, always exactly.
+`described` adds what only the built objects know (parameters, data), `costed` what only a batch tells (FLOPs, time,
+memory). G = global batch in samples, W = processes, m = micro-batch, k = micro-batches per update: G = W m k, exactly.
 """
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
+
+from shared.training import optim
+from shared.training.activations import saved_bytes
 from shared.training.errors import Mistake
-from shared.training.hardware import Machine, matmul_tflops
+from shared.training.hardware import Machine, gemm_tflops
 from shared.training.logs import duration
 from shared.training.optim import Recipe, warmup_updates
+from shared.training.throughput import training_flops
 
 CPU_MICRO_BATCH = 32
 GPU_UTILISATION = 0.35  # share of the vendor's peak that a well-fed network of this kind reaches
-TRAINING_FACTOR = 3  # forward, and twice that for the backward
-STATE_BYTES = 20  # per trainable parameter: weight 4, gradient 4, Adam 8, average 4
+WEIGHT, MOMENT = 4, 4  # bytes: parameters, gradients, averages and the optimizer's moments are float32
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,18 @@ class Plan:
     accumulate: int
     updates: int
     validate_every: int | None
+    averages: bool = True
     peak_tflops: float | None = None
     memory_gb: float | None = None
     parameters: int = 0
     trainable: int = 0
+    moments: int = 0  # numbers the optimizer keeps: two per parameter, one where Muon moves it
     warmup: int | None = None
     learning_rate: float | None = None
+    samples_per_update: float | None = None  # measured on the first batch where the budget is in units
+    units_per_update: float | None = None
     flops_per_update: float | None = None
+    activation_bytes: int | None = None  # kept for the backward of one micro-batch; None: not known
     seconds: float | None = None
     batch_units: int | None = None
     git: str = ""
@@ -52,14 +62,31 @@ class Plan:
     model: dict[str, str] = field(default_factory=dict)
 
     @property
-    def samples(self) -> int | None:
-        """Samples to be seen in the whole run."""
-        return self.batch_size and self.batch_size * self.updates
+    def averaged(self) -> int:
+        """Parameters of which an average is kept."""
+        return self.trainable if self.averages else 0
 
     @property
-    def state_gb(self) -> float:
-        """Memory of weights, gradients, Adam moments and average; activations come on top."""
-        return self.trainable * STATE_BYTES / 1e9
+    def state_bytes(self) -> int:
+        """Memory of weights, gradients, moments and average, whatever the batch."""
+        return WEIGHT * (self.parameters + self.trainable + self.averaged) + MOMENT * self.moments
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest memory of one process: state, and what is kept for a backward or, at a logging point, a copy of the
+        weights from before the update with the difference to it."""
+        return self.state_bytes + max(self.activation_bytes or 0, 2 * WEIGHT * self.trainable)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of last.ckpt: averaged weights, raw weights, the average's own state, moments."""
+        return WEIGHT * (self.parameters * (1 + self.averages) + self.averaged) + MOMENT * self.moments
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What the whole run will have seen and done: samples, units, FLOPs; unknown ones left out."""
+        each = {"samples": self.samples_per_update, "units": self.units_per_update, "FLOP": self.flops_per_update}
+        return {name: self.updates * number for name, number in each.items() if number}
 
     def trainer_settings(self) -> dict[str, Any]:
         """What the plan decides for the Trainer. Lightning counts validation in batches, we in updates."""
@@ -70,7 +97,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json."""
-        return {**asdict(self), "samples": self.samples, "state_gb": self.state_gb}
+        derived = ("averaged", "totals", "state_bytes", "peak_bytes", "checkpoint_bytes")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
     def lines(self, *, training: bool = True) -> list[str]:
         """The plan as the user reads it, one fact a line; what only training needs can be left out."""
@@ -83,18 +111,31 @@ class Plan:
         return {
             "plan": f"{self.project}{'-' + self.stage if self.stage else ''} / {self.size}",
             "device": f"{self.device}, {self.precision}{compiled}",
-            "parameters": f"{self.parameters:,} ({self.trainable:,} trainable)",
+            "parameters": f"{self.parameters:,} ({self.trainable:,} trainable, {self.averaged:,} averaged)",
         }
 
     def _how(self) -> dict[str, str]:
-        card = f", a card has {metric(self.memory_gb * 1e9)}B" if self.memory_gb else ""
         return {
-            "memory": f"{metric(self.state_gb * 1e9)}B of training state{card}",
+            "memory": self._memory(),
             "batch": self._batch(),
-            "updates": f"{self.updates:,}" + (f", {self.samples:,} samples" if self.samples else ""),
+            "updates": self._updates(),
             "rate": self._learning_rate(),
             "cost": self._cost(),
+            "checkpoint": f"{metric(self.checkpoint_bytes)}B a file",
         }
+
+    def _memory(self) -> str:
+        card = f", a card has {metric(self.memory_gb * 1e9)}B" if self.memory_gb else ""
+        if self.activation_bytes is None:
+            return f"{metric(self.state_bytes)}B of training state, without activations{card}"
+        parts = f"state {metric(self.state_bytes)}B, activations {metric(self.activation_bytes)}B"
+        return f"{metric(self.peak_bytes)}B at most ({parts}){card}"
+
+    def _updates(self) -> str:
+        seen = {name: total for name, total in self.totals.items() if name != "FLOP"}
+        if seen.get("samples") == seen.get("units"):
+            seen.pop("units", None)
+        return ", ".join([f"{self.updates:,}", *(f"{total:,.0f} {name}" for name, total in seen.items())])
 
     def _batch(self) -> str:
         processes = f"{self.world} process{'es' * (self.world > 1)}"
@@ -110,11 +151,9 @@ class Plan:
     def _cost(self) -> str:
         if self.flops_per_update is None:
             return ""
-        about = f", at least {duration(self.seconds)} at {self._speed()}" if self.seconds and self.seconds > 1 else ""
-        return f"{metric(self.flops_per_update)}FLOP per update{about}"
-
-    def _speed(self) -> str:
-        return "35 % of peak" if self.peak_tflops else "the speed of a matrix product"
+        total = f"{metric(self.flops_per_update)}FLOP per update, {metric(self.totals['FLOP'])}FLOP in all"
+        how = "about {} at 35 % of peak" if self.peak_tflops else "at least {}, at the speed of one matrix product"
+        return f"{total}, {how.format(duration(self.seconds))}" if self.seconds and self.seconds > 1 else total
 
 
 def resolve(
@@ -138,6 +177,7 @@ def resolve(
         accumulate=accumulate,
         updates=_updates(trainer),
         validate_every=config.get("run", {}).get("validate_every"),
+        averages=config.get("ema", {}).get("enabled", True),
         peak_tflops=card.get("peak_tflops"),
         memory_gb=card.get("memory_gb"),
         batch_units=data.get("batch_units"),
@@ -175,30 +215,65 @@ def world_size(trainer: Mapping[str, Any], machine: Machine) -> int:
 def described(plan: Plan, module: Any, datamodule: Any, recipe: Recipe) -> Plan:
     """The plan with what the built objects know. Raises Mistake when the training state alone exceeds a card.
 
-    module may offer `flops_per_sample` (forward, one sample) and `plan_lines()`; datamodule may offer `describe()`.
+    module may offer `plan_lines()`; datamodule may offer `describe()`.
     """
     network = getattr(module, "network", module)
     counts = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    flops = getattr(module, "flops_per_sample", None)
-    per_update = TRAINING_FACTOR * flops * plan.batch_size if flops and plan.batch_size else None
     plan = replace(
         plan,
         parameters=sum(n for n, _ in counts),
         trainable=sum(n for n, learns in counts if learns),
+        moments=_moments(network, recipe),
         learning_rate=recipe.lr,
         warmup=warmup_updates(recipe, plan.updates),
-        flops_per_update=per_update,
-        seconds=per_update and per_update * plan.updates / _flops_per_second(plan),
+        samples_per_update=plan.batch_size,
         git=git_state(),
         data=dict(datamodule.describe()) if hasattr(datamodule, "describe") else {},
         model=dict(module.plan_lines()) if hasattr(module, "plan_lines") else {},
     )
-    if plan.memory_gb and plan.state_gb > plan.memory_gb:
+    if plan.memory_gb and plan.state_bytes > plan.memory_gb * 1e9:
         raise Mistake(
-            f"The training state needs {metric(plan.state_gb * 1e9)}B, one card has {metric(plan.memory_gb * 1e9)}B."
+            f"The training state needs {metric(plan.state_bytes)}B, one card has {metric(plan.memory_gb * 1e9)}B."
             " Choose a smaller size or a larger card."
         )
     return plan
+
+
+def costed(plan: Plan, module: Any, datamodule: Any) -> Plan:
+    """The plan with what the first micro-batch tells: samples and units, FLOPs and time, activations."""
+    batch = next(batches(datamodule, plan.world, plan.accumulate), None)
+    if batch is None:
+        return plan
+    shards, flops = plan.world * plan.accumulate, training_flops(module, batch)
+    plan = replace(
+        plan,
+        samples_per_update=plan.batch_size or shards * batch.num_samples,
+        units_per_update=shards * batch.num_units,
+        flops_per_update=shards * flops or None,
+        activation_bytes=saved_bytes(module, batch, plan.precision),
+    )
+    return replace(plan, seconds=plan.totals["FLOP"] / _flops_per_second(plan)) if flops else plan
+
+
+def batches(datamodule: Any, world: int = 1, accumulate: int = 1) -> Iterator[Any]:
+    """The micro-batches of a run from its first on, made on the CPU as rank 0 of `world` will; none without data."""
+    if not hasattr(datamodule, "train_dataloader"):
+        return iter(())
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    place = {"world_size": world, "global_rank": 0, "accumulate_grad_batches": accumulate, "global_step": 0}
+    before, datamodule.trainer = getattr(datamodule, "trainer", None), SimpleNamespace(strategy=strategy, **place)
+    try:
+        return iter(datamodule.train_dataloader())
+    finally:
+        datamodule.trainer = before
+
+
+def _moments(network: Any, recipe: Recipe) -> int:
+    """Numbers the optimizer will keep."""
+    if not any(p.requires_grad for p in network.parameters()):
+        return 0
+    groups = optim.groups(network, recipe)
+    return sum((1 if group["orthogonal"] else 2) * sum(p.numel() for p in group["params"]) for group in groups)
 
 
 def git_state() -> str:
@@ -244,7 +319,7 @@ def _device(trainer: Mapping[str, Any], world: int, machine: Machine) -> str:
 
 
 def _flops_per_second(plan: Plan) -> float:
-    rate = plan.peak_tflops * GPU_UTILISATION if plan.peak_tflops else matmul_tflops()
+    rate = plan.peak_tflops * GPU_UTILISATION if plan.peak_tflops else gemm_tflops(torch.device("cpu"))
     return rate * 1e12 * plan.world
 
 

@@ -93,8 +93,8 @@ def sample_rng(seed: int, index: Part, device: Device = "cpu") -> Generator:
 
 
 def generator(seed: int, device: Device = "cpu") -> Generator:
-    """A fresh torch generator on `device`."""
-    return Generator(device).manual_seed(seed)
+    """A fresh torch generator on `device`; on the CPU for the meta device, which has none."""
+    return Generator("cpu" if torch.device(device).type == "meta" else device).manual_seed(seed)
 
 
 def stratified_times(

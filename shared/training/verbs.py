@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.training import samples
+from shared.training import bench, profiling, samples
 from shared.training.errors import Mistake
 from shared.training.layers import VERBS
 
@@ -44,7 +44,11 @@ def sample(cli: "PalimpsestCLI") -> None:
     print(f"written     {folder}")
 
 
-BUILT_IN = {"sample": Verb(sample)}
+BUILT_IN = {
+    "sample": Verb(sample),
+    "bench": Verb(bench.bench, bench.BenchOptions),
+    "profile": Verb(profiling.run),
+}
 
 
 def help_page(project: str, own: Mapping[str, Verb]) -> str:
@@ -57,7 +61,6 @@ def help_page(project: str, own: Mapping[str, Verb]) -> str:
 HELP = {
     "fit": "train, then test (make train)",
     "finetune": "adapt a checkpoint: LoRA by configs/<p>/lora.yaml",
-    "profile": "where the time of an update goes",
     "validate": "the validation loop on a run",
     "test": "score a run (make evaluate)",
     "predict": "answers without scores",

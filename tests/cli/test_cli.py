@@ -23,7 +23,7 @@ def test_fit_prints_the_plan_trains_tests_and_says_what_comes_next(run):
     said = run("fit", *NANO)
     told = facts(said.out)
     assert told["plan"] == "tiny / nano"
-    assert told["parameters"] == "20 (20 trainable)"
+    assert told["parameters"] == "20 (20 trainable, 20 averaged)"
     assert told["batch"] == "48 = 1 process x 24 x 2"
     assert told["run"] == "runs/tiny/nano/001"
     assert told["next"] == "make evaluate PROJECT=tiny CKPT=runs/tiny/nano/001"
@@ -159,6 +159,8 @@ def test_a_data_module_that_does_not_split_gets_no_micro_batch(run):
         def __init__(self, batch_size: int = 48):
             super().__init__(batch_size, width=4)
             del self.micro_batch
+
+        train_dataloader = TinyData.val_dataloader
 
     built = run("config", *NANO, data=Whole).cli
     assert built.plan.accumulate == 1 and not hasattr(built.datamodule, "micro_batch")

@@ -1,11 +1,18 @@
 """Which profile a machine gets, and what a profile refuses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
+from shared.training import checkpoints
 from shared.training.errors import Mistake
 from shared.training.hardware import HardwareOptions, Machine, _nodes, apply, choose, require
+from shared.training.template.data import TemplateData
+from shared.training.template.module import TemplateModule
+from tests.cli.conftest import NANO, ROOT
 
 RTX, H200, B200, A100 = "NVIDIA GeForce RTX 3090", "NVIDIA H200", "NVIDIA B200", "NVIDIA A100-SXM4-80GB"
 
@@ -77,6 +84,38 @@ def test_compiling_is_in_place_and_leaves_checkpoint_names_alone(what, compiled)
     apply(HardwareOptions(compile=what), network)
     assert sum(part._compiled_call_impl is not None for part in network.modules()) == compiled
     assert list(network.state_dict()) == names
+
+
+TEMPLATE = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("template/base", "template/nano", "hardware/cpu")]
+BRIEF = ["--trainer.max_steps=3", "--run.test_after_fit=false", "--run.validate_every=null", "--snapshots.every=null"]
+
+
+@pytest.mark.parametrize(("what", "graphs"), [("blocks", 2), ("network", 1)])
+def test_the_compiled_path_is_what_training_runs(run, monkeypatch, what, graphs):
+    """Counted by a back-end that runs the graph as it is; names and weights are those of a plain run."""
+    counter, compiled = CompileCounter(), torch.compile
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None: compiled(f, backend=counter, fullgraph=True))
+    stored = []
+    for compile in (what, "none"):
+        line = [*TEMPLATE, *BRIEF, f"--hardware.compile={compile}"]
+        said = run("fit", *line, module=TemplateModule, data=TemplateData)
+        assert said.code == 0, said.err
+        assert 1 <= counter.frame_count <= graphs, "the plain run has added none"
+        file = Path("runs/template/nano", f"{len(stored) + 1:03d}", "checkpoints/last.ckpt")
+        stored.append(checkpoints.read(file)["current_model_state"])
+    assert list(stored[0]) == list(stored[1])
+    for name, weight in stored[0].items():
+        torch.testing.assert_close(weight, stored[1][name])
+
+
+def test_any_profile_is_planned_here_and_refused_where_it_would_run(run):
+    line = [*NANO[:2], "--config=configs/hardware/3x3090.yaml"]
+    planned = run("config", *line)
+    assert planned.code == 0 and "48 = 3 processes x" in planned.out
+    refused = run("fit", *line)
+    assert refused.code == 2 and "wants 3 GPUs; this machine has" in refused.err
+    assert not Path("runs").exists()
 
 
 def test_tf32_is_switched_on_only_when_asked():

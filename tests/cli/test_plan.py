@@ -1,6 +1,10 @@
 """The arithmetic of a plan, for machines that are not here."""
 
+from typing import NamedTuple
+
+import lightning
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -65,7 +69,7 @@ def test_data_without_micro_batches_is_never_accumulated():
 def test_three_cards_are_planned_on_a_machine_without_any():
     resolved = plan.resolve(config(96, 3, "gpu", micro_batch=16), CPU)
     assert (resolved.world, resolved.micro_batch, resolved.accumulate) == (3, 16, 2)
-    assert resolved.samples == 9600
+    assert resolved.world * resolved.micro_batch * resolved.accumulate == 96
 
 
 @pytest.mark.parametrize(
@@ -97,31 +101,112 @@ def test_the_number_of_updates_must_be_stated():
         plan.resolve({"trainer": {"max_steps": -1}, "data": {"batch_size": 48}}, CPU)
 
 
-class Module:
-    flops_per_sample = 1000
+class Step(NamedTuple):
+    """A micro-batch of `num_samples` rows."""
 
+    x: torch.Tensor
+    num_samples: int
+    num_units: int
+
+    def to(self, device):
+        return self._replace(x=self.x.to(device))
+
+
+class Module(lightning.LightningModule):
     def __init__(self, width=8):
+        super().__init__()
         self.network = nn.Linear(width, width, bias=False)
         self.network.weight.requires_grad_(width != 4)
 
     def plan_lines(self):
         return {"views": "72"}
 
+    def flops(self, batch):
+        return 1000 * batch.num_samples
+
+    def extra_flops(self, batch):
+        return 10 * batch.num_samples
+
+    def training_step(self, batch, _):
+        return {"loss": self.network(batch.x.exp()).square().mean()}
+
 
 class Data:
+    """Micro-batches as the Trainer's numbers ask for them."""
+
     def describe(self):
         return {"source": "made up"}
 
+    def train_dataloader(self):
+        rows = 48 // self.trainer.world_size // self.trainer.accumulate_grad_batches
+        return [Step(torch.zeros(rows, 8), rows, 5 * rows)]
+
+
+class Unstarted:
+    """Has nothing to train on."""
+
+
+def complete(module=None, source=None, **changes):
+    module, data = module or Module(), source or Data()
+    known = plan.described(plan.resolve({**config(), **changes}, CPU), module, data, Recipe())
+    return plan.costed(known, module, data)
+
 
 def test_the_built_objects_complete_the_plan():
-    known = plan.described(plan.resolve(config(), CPU), Module(), Data(), Recipe())
-    assert (known.parameters, known.trainable) == (64, 64)
-    assert known.flops_per_update == 3 * 48 * 1000
-    assert plan.described(plan.resolve(config(), CPU), Module(4), Data(), Recipe()).trainable == 0
+    known = complete()
+    assert (known.parameters, known.trainable, known.averaged) == (64, 64, 64)
     text = "\n".join(known.lines())
-    facts = ("64 (64 trainable)", "48 = 1 process x 48 x 1", "100, 4,800 samples", "source      made up", "views  ")
+    facts = ("64 (64 trainable, 64 averaged)", "48 = 1 process x 48 x 1", "100, 4,800 samples, 24,000 units")
+    facts += ("source      made up", "views  ", "warm-up until update 2", "kFLOP per update")
     assert [fact for fact in facts if fact not in text] == []
     assert "4,800 samples" not in "\n".join(known.lines(training=False))
+
+
+def test_an_update_costs_three_forwards_and_the_passes_without_a_backward_once():
+    assert complete().flops_per_update == 48 * (3 * 1000 + 10)
+    assert complete().totals == {"samples": 4800, "units": 24000, "FLOP": 100 * 48 * 3010}
+
+
+def test_the_batch_that_tells_the_cost_is_split_as_the_run_will_split_it():
+    split = complete(**config(48, 3, "gpu", micro_batch=8))
+    assert (split.world, split.accumulate) == (3, 2)
+    assert split.flops_per_update == complete().flops_per_update
+    assert split.activation_bytes < complete().activation_bytes
+
+
+def test_what_a_backward_needs_is_counted_and_nothing_else():
+    """exp keeps its input's image only where x learns; the layer keeps its input, the square its argument."""
+    assert complete().activation_bytes == 2 * 48 * 8 * 4
+
+
+def test_memory_is_state_and_activations_or_says_that_it_has_no_activations():
+    known = complete()
+    assert known.state_bytes == 64 * (4 + 4 + 8 + 4)
+    assert known.peak_bytes == known.state_bytes + known.activation_bytes
+    assert f"activations {plan.metric(known.activation_bytes)}B" in "\n".join(known.lines())
+    blind = complete(source=Unstarted())
+    assert blind.activation_bytes is None and "without activations" in "\n".join(blind.lines())
+
+
+def test_frozen_parameters_have_no_gradient_no_moments_and_no_average():
+    frozen = plan.described(plan.resolve(config(), CPU), Module(4), Data(), Recipe())
+    assert (frozen.trainable, frozen.averaged, frozen.state_bytes) == (0, 0, 16 * 4)
+    without = complete(ema={"enabled": False})
+    assert without.state_bytes == 64 * 16 and without.averaged == 0
+
+
+def test_muon_keeps_one_moment_where_adamw_keeps_two():
+    module = Module()
+    known = plan.described(plan.resolve(config(), CPU), module, Data(), Recipe(kind="muon", hidden="weight"))
+    assert known.moments == 64
+    assert plan.described(plan.resolve(config(), CPU), module, Data(), Recipe()).moments == 128
+
+
+def test_the_plan_leaves_the_module_as_it_was():
+    module, data = Module(), Data()
+    before = module.network.weight
+    complete(module, data)
+    assert module.network.weight is before and module.device.type == "cpu" and data.trainer is None
 
 
 def test_a_training_state_larger_than_the_card_is_refused():

@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from shared.networks import flops
 from shared.objectives import by_level, share, squared_error
 from shared.processes import Gaussian, Linear
 from shared.sampling import Trajectory, sample, uniform_grid
@@ -39,10 +40,9 @@ class TemplateModule(LightningModule):
         if not hasattr(self, "network"):
             self.network = TemplateNetwork(self.width, self.depth)
 
-    @property
-    def flops_per_sample(self) -> int:
-        """Of one forward pass: every matrix is used once."""
-        return 2 * sum(p.numel() for p in self.network.parameters() if p.ndim == 2)
+    def flops(self, batch: Points) -> int:
+        """Of one forward pass: every matrix is used once per point."""
+        return flops.matrices(self.network, batch.num_samples)
 
     def configure_optimizers(self):
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)

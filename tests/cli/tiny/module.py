@@ -41,8 +41,6 @@ class Network(nn.Module):
 class TinyModule(lightning.LightningModule):
     """width: of every layer; bug: "library" misses one in the constructor, "nan" spoils update 3."""
 
-    flops_per_sample = 1000
-
     def __init__(
         self,
         width: int = 4,
@@ -61,6 +59,9 @@ class TinyModule(lightning.LightningModule):
 
     def configure_model(self):
         self.network = self.network or Network(self.width, self.depth)
+
+    def flops(self, batch):
+        return 1000 * batch.num_samples
 
     def training_step(self, batch, _):
         loss = (self.network(batch.x) - batch.x).square().mean()

@@ -133,6 +133,7 @@ class Setting:
     mirrors: dict[str, Any] = field(default_factory=lambda: {"tensorboard": "off"})
     ema: EmaOptions = field(default_factory=lambda: EmaOptions(decay=0.9))
     extra: list[L.Callback] = field(default_factory=list)
+    spans: Any = None  # Lightning's profiler
     test: bool = False
     test_after_fit: bool = True
 
@@ -167,6 +168,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: Any 
         logger=loggers.build(run, options.logging),
         enable_progress_bar=False,
         enable_model_summary=False,
+        profiler=setting.spans,
         **validation,
     )
     trainer.fit(module, Data(), ckpt_path=run.resume_from)

@@ -144,7 +144,7 @@ def test_pace_counts_real_units_and_leaves_pauses_out(monkeypatch):
         watch.batch_ends(SimpleNamespace(num_samples=3, num_units=5), update_done=True)
     clock.now += 50.0
     watch.pause()
-    perf = watch.read(watch.samples, watch.units)
+    perf = watch.read(watch.counts)
     assert (perf["perf/samples_per_s"], perf["perf/units_per_s"], perf["perf/updates_per_s"]) == (1.5, 2.5, 0.5)
     assert (perf["perf/wait_fraction"], perf["perf/step_ms_p50"], perf["seconds"]) == (0.25, 1500.0, 158.0)
-    assert watch.units == 0
+    assert watch.counts.units == 0

@@ -1,0 +1,34 @@
+"""Forward FLOPs of the three streams of `GridDenoiser`, from the real lengths of a batch and without running anything.
+
+The prefix of the last block needs keys and values only, and the size token is a stream of one token per example; so
+the count follows `network.py` line by line. Knows lengths on the host; not what training does with the passes.
+"""
+
+import numpy as np
+
+from projects.arc.network import GridDenoiser
+from shared.networks import flops
+
+
+def prefix_lengths(net: GridDenoiser, cells: np.ndarray) -> np.ndarray:
+    """[B] prefix tokens of questions whose inputs have `cells` [B] cells."""
+    return cells + net.task_tokens + net.view.count
+
+
+def reading(net: GridDenoiser, cells: np.ndarray) -> int:
+    """Prefixes of questions whose inputs have `cells` [B] cells, and the belief about the answers' sizes."""
+    lengths, count = prefix_lengths(net, cells), len(cells)
+    tokens, last = int(lengths.sum()), net.blocks[-1].attention
+    own = sum(flops.block(block, tokens, flops.pairs(lengths)) for block in net.blocks[:-1])
+    own += flops.matrices(last.k, tokens) + flops.matrices(last.v, tokens)
+    seen = int((lengths + 1).sum())
+    return own + sum(flops.block(block, count, seen) for block in net.blocks) + flops.matrices(net.size, count)
+
+
+def denoising(net: GridDenoiser, cells: np.ndarray, answers: np.ndarray, believed: int = 0) -> int:
+    """One pass over answers of `answers` [B] cells; `believed` of the cells carry an earlier belief."""
+    own, tokens = answers + 1, int(answers.sum())
+    seen = flops.pairs(own, prefix_lengths(net, cells))
+    body = sum(flops.block(block, int(own.sum()), seen) for block in net.blocks)
+    read = flops.matrices(net.time, len(own)) + flops.matrices(net.belief, believed)
+    return body + read + flops.matrices(net.out, tokens)
