@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.training import cli
+from shared.training import cli, runs
 from shared.training.layers import arrange
 from shared.training.verbs import BUILT_IN
 
@@ -99,10 +99,9 @@ class Line:
     def __str__(self) -> str:
         return f"{self.project}-{self.stage}" if self.stage else self.project
 
-    @property
-    def folder(self) -> str:
-        """Where its runs lie, below the root of runs."""
-        return f"{self}/nano"
+    def folder(self, root: Path) -> Path:
+        """Where its runs lie."""
+        return runs.size_folder(root, self.project, self.stage, "nano")
 
     @property
     def arguments(self) -> list[str]:

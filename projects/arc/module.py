@@ -23,9 +23,9 @@ from projects.arc.data import ArcData, Grids, Query
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
 from projects.arc.packing import Cells
-from projects.arc.pictures import draw_denoising, draw_noising
+from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.size import SizeOptions
-from projects.arc.solving import EvalOptions, Solver
+from projects.arc.solving import EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
 from shared.objectives import by_level, segment_mean, share
 from shared.processes import Uniform, cosine, squared, with_floor
@@ -34,6 +34,7 @@ from shared.processes.draws import PerSegment
 from shared.training import optim
 from shared.training.randomness import Randomness
 from shared.training.report import Results
+from shared.training.samples import Sample, SamplingOptions
 
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021
 VALIDATION_STEPS = 8
@@ -102,7 +103,7 @@ class ArcModule(LightningModule):
         self.eval_options, self.size_options = eval, size
         self.process = noise.process()
         self.task_ids: tuple[str, ...] = ()
-        self.optim_recipe, self.randomness = optim.Recipe(), Randomness()
+        self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
 
@@ -113,7 +114,7 @@ class ArcModule(LightningModule):
         stored = (checkpoint or {}).get("arc")
         self.task_ids = tuple(stored["task_ids"]) if stored else data.task_ids
         self.side, self.augment = data.max_size, data.augment
-        data.queries(self.task_ids)  # an evaluated task without a row is refused before anything starts
+        self.queries = data.queries(self.task_ids)  # an evaluated task without a row is refused before anything starts
 
     def configure_model(self) -> None:
         if self.network is None:
@@ -294,7 +295,14 @@ class ArcModule(LightningModule):
         assert self.evaluation is not None
         return self.evaluation.results(folder)
 
-    # --- pictures
+    # --- samples and pictures
+
+    def sample(self, seeds: list[int]) -> list[Sample]:
+        """Answers to the evaluated queries in turn, one walk in the identity view each; no answer is looked up."""
+        queries = [self.queries[seed % len(self.queries)] for seed in seeds]
+        options = replace(self.eval_options, num_steps=self.sampling.steps)
+        drawn = OneWalk(self.network, self.process, options, self.size_options, self.randomness).drawn(queries, seeds)
+        return [sample_of(query, answer) for query, answer in zip(queries, drawn)]
 
     def draw(self, folder: Path, update: int) -> list[Path]:
         """How answers are corrupted, and how the present weights walk back."""

@@ -26,9 +26,9 @@ def whole(runs):
     """The folder of an uninterrupted run of a line."""
 
     def folder(line: Line) -> Path:
-        if not (runs / line.folder / "whole").exists():
+        if not (line.folder(runs) / "whole").exists():
             line.run(*line.fit(runs, "whole"))
-        return runs / line.folder / "whole"
+        return line.folder(runs) / "whole"
 
     return folder
 
@@ -67,7 +67,7 @@ def test_a_run_leaves_table_report_pictures_and_checkpoints(line, whole):
 def test_killed_at_update_5_and_resumed_is_bitwise_the_uninterrupted_run(line, whole, runs):
     kill(line, line.fit(runs, "killed"), KILLED_AT)
     line.run(*line.fit(runs, "killed", "--run.resume=true"))
-    straight, again = whole(line), runs / line.folder / "killed"
+    straight, again = whole(line), line.folder(runs) / "killed"
     assert (straight / "metrics.csv").read_text() == (again / "metrics.csv").read_text()
     assert files(straight) - {"train.log"} <= files(again)
 
