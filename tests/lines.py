@@ -46,13 +46,20 @@ def wiring(project: str) -> SimpleNamespace:
     return caught[0]
 
 
-def built(project: str, arguments: list[str], verb: str = "config") -> cli.PalimpsestCLI:
-    """A command line parsed, planned and built, with no run folder. verb `config` builds on the meta device."""
+def built(project: str, arguments: list[str], verb: str = "config", act: str = "config") -> cli.PalimpsestCLI:
+    """A command line parsed, planned and built, with no run folder: the layers of `verb`. act `config` builds on the
+    meta device and reads no checkpoint."""
     given = wiring(project)
     layers = arrange(project, verb, arguments)
-    return cli.PalimpsestCLI(
-        given.module, given.data, layers, "config" if verb == "finetune" else verb, BUILT_IN | given.verbs, given.groups
-    )
+    return cli.PalimpsestCLI(given.module, given.data, layers, act, BUILT_IN | given.verbs, given.groups)
+
+
+def parsed(project: str, arguments: list[str], verb: str) -> str:
+    """The whole configuration that a command line means, as YAML; nothing is built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.PalimpsestCLI, "instantiate_classes", lambda self: None)
+        made = built(project, arguments, verb, verb)
+    return made.parser.dump(made.config, skip_unset=False, skip_validation=True)
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Line:
 
     def build(self, *flags: str) -> cli.PalimpsestCLI:
         """Module and data as `fit` makes them, attached to a Trainer that has not started."""
-        made = built(self.project, [*self.arguments, *flags], "fit")
+        made = built(self.project, [*self.arguments, *flags], "fit", "fit")
         trainer = made.instantiate_trainer(logger=False, callbacks=[], enable_checkpointing=False)
         made.datamodule.trainer = made.model.trainer = made.trainer = trainer
         trainer.datamodule, trainer.strategy._lightning_module = made.datamodule, made.model

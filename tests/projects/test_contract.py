@@ -143,6 +143,12 @@ def test_no_module_logs_by_itself_or_reads_an_item(project):
     assert [where for path in sorted(folder.glob("module*.py")) for where in calls(path)] == []
 
 
+@pytest.mark.parametrize("project", PACKAGES)
+def test_every_project_has_a_test_that_it_learns(project):
+    found = [*ROOT.glob(f"tests/learn/test_{project}.py"), *ROOT.glob(f"tests/learn/test_{project}_*.py")]
+    assert [path for path in found if "def test_" in path.read_text()], f"write tests/learn/test_{project}.py"
+
+
 def test_the_search_for_logging_sees_it(tmp_path):
     (tmp_path / "module.py").write_text("def f(self, x):\n    self.log('a', x)\n    self.log_dict({})\n    x.item()\n")
     assert len(calls(tmp_path / "module.py")) == 3

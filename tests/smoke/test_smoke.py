@@ -5,8 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from shared.training import callbacks, checkpoints
 from tests.lines import LINES, ROOT, Line, environment
+from tests.shared.training.loop import Killed, die_at
 
 pytestmark = [
     pytest.mark.usefixtures("at_home"),
@@ -69,16 +74,44 @@ def test_killed_at_update_5_and_resumed_is_bitwise_the_uninterrupted_run(line, w
     line.run(*line.fit(runs, "killed", "--run.resume=true"))
     straight, again = whole(line), line.folder(runs) / "killed"
     assert (straight / "metrics.csv").read_text() == (again / "metrics.csv").read_text()
+    one, other = (checkpoints.read(folder / "checkpoints/final.ckpt")["state_dict"] for folder in (straight, again))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert files(straight) - {"train.log"} <= files(again)
 
 
+def killed_and_resumed(line: Line, root: Path, update: int, moment: str) -> Path:
+    """A run that ended without a word at `moment` of `update`, in this process, and was resumed."""
+    root, build = root / f"{update}-{moment}", callbacks.build
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(callbacks, "build", lambda *given: [*die_at(update, moment), *build(*given)])
+        line.run(*line.fit(root, "killed"))
+    line.run(*line.fit(root, "killed", "--run.resume=true"))
+    return line.folder(root) / "killed"
+
+
+def dies_anywhere(examples: int):
+    """A law for kill points that hypothesis picks: the tables are those of the uninterrupted run."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.integers(1, 7), st.sampled_from(["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
+    )
+    def law(line, whole, tmp_path_factory, update, moment):
+        folder = killed_and_resumed(line, tmp_path_factory.mktemp("killed"), update, moment)
+        assert (folder / "metrics.csv").read_text() == (whole(line) / "metrics.csv").read_text()
+
+    return EVERY_LINE(law)
+
+
+test_killed_at_any_update_and_resumed_is_bitwise_the_uninterrupted_run = dies_anywhere(2)
+test_fifty_kill_points = pytest.mark.slow(pytest.mark.timeout(1800)(dies_anywhere(50)))
+
+
 @EVERY_LINE
-def test_sampling_in_a_process_of_its_own_writes_what_was_drawn(line, whole):
-    run = whole(line)
-    command = line.command("sample", f"--ckpt_path={run}", "--sampling.count=2")
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
-    (folder,) = (run / "samples").glob("sample-*")
-    assert "drawn       2 samples" in done.stdout and files(folder)
+def test_sampling_writes_what_was_drawn_into_the_run(line, whole, capsys):
+    line.run("sample", f"--ckpt_path={whole(line)}", "--sampling.count=2")
+    (folder,) = (whole(line) / "samples").glob("sample-*")
+    assert "drawn       2 samples" in capsys.readouterr().out and files(folder)
 
 
 def test_the_processes_started_here_reach_no_network():

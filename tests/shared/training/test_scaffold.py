@@ -78,7 +78,7 @@ def test_the_new_project_passes_the_tests_that_find_it(house):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_knows_the_new_project(house):
     done = call(house, "make", "-n", "train", "PROJECT=spirals", "SIZE=smol")
-    last = done.stdout.splitlines()[-1]
+    last = done.stdout.strip()
     assert last.endswith(
         "-m projects.spirals fit --config configs/spirals/base.yaml --config configs/spirals/smol.yaml"
     )
