@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,26 +111,15 @@ def test_sample_17_is_the_same_alone_and_in_company(module):
 
 
 def test_the_walk_asks_only_what_training_draws(module, made):
-    """Levels near drawn ones; of the optional inputs and masks only kinds that some training sample had."""
-    asked: dict[str, set] = {}
-
-    def record(network, arguments, named, out):
-        rows = len(out) if isinstance(out, Tensor) else 0
-        for name, value in given(network, arguments, named).items():
-            asked.setdefault(name, set()).update(kinds(name, value, rows))
-
-    hook = module.network.register_forward_hook(record, with_kwargs=True)
-    try:
-        batches, drawn = iter(made.datamodule.train_dataloader()), 0
-        with torch.no_grad():
-            while drawn < DRAWS:
-                batch = next(batches)
-                module.train().training_step(batch, 0)
-                drawn += batch.num_samples
-            trained, asked = asked, {}
-            module.eval().sample([0, 1, 2])
-    finally:
-        hook.remove()
+    """Levels near drawn ones; of the optional inputs and masks only kinds that some training sample learnt from."""
+    batches, drawn = iter(made.datamodule.train_dataloader()), 0
+    with recorded(module.train().network) as trained:
+        while drawn < DRAWS:
+            batch = next(batches)
+            module.training_step(batch, 0)
+            drawn += batch.num_samples
+    with torch.no_grad(), recorded(module.eval().network, learning=False) as asked:
+        module.sample([0, 1, 2])
     levels = torch.tensor(sorted(trained.pop("t")))
     walked = torch.tensor(sorted(asked.pop("t")))
     assert len(walked) > 1
@@ -165,6 +156,22 @@ def refusal(name):
         raise AssertionError(f"Tensor.{name} in a training step")
 
     return refuse
+
+
+@contextmanager
+def recorded(network: torch.nn.Module, learning: bool = True) -> Iterator[dict[str, set]]:
+    """The kinds of inputs, by argument, of the calls of the network that learn (or of all)."""
+    seen: dict[str, set] = {}
+
+    def record(network, arguments, named, out):
+        for name, value in given(network, arguments, named).items() if torch.is_grad_enabled() or not learning else ():
+            seen.setdefault(name, set()).update(kinds(name, value, len(out) if isinstance(out, Tensor) else 0))
+
+    hook = network.register_forward_hook(record, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def kinds(name: str, value: object, rows: int) -> set:
