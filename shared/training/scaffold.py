@@ -18,6 +18,7 @@ from pathlib import Path
 from shared.training.errors import Mistake, told
 
 HOME = "shared/training/template"
+RESULTS = "results.json"  # measured numbers: a copy has none yet
 OWN = re.compile(r"<!-- template -->.*?<!-- /template -->\n?", re.DOTALL)  # what a README says of the template alone
 
 
@@ -36,7 +37,8 @@ def class_name(name: str) -> str:
 def sources(root: Path) -> Iterator[Path]:
     """The files of the template, by path from the root."""
     places = [HOME + "/*", "configs/template/*", "tests/*/template.yaml", "tests/*/test_template*.py"]
-    return (path.relative_to(root) for place in places for path in sorted(root.glob(place)) if path.is_file())
+    files = (path for place in places for path in sorted(root.glob(place)) if path.is_file())
+    return (path.relative_to(root) for path in files if path.name != RESULTS)
 
 
 def check(root: Path, name: str) -> None:
@@ -61,8 +63,16 @@ def create(root: Path, name: str) -> list[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(renamed(OWN.sub("", (root / source).read_text()), name))
         written.append(target.relative_to(root))
+    _unmeasured(root / "projects" / name)
     _tidy(root, [str(path) for path in written if path.suffix == ".py"])
     return written
+
+
+def _unmeasured(folder: Path) -> None:
+    """The README's table of results as its goals give it without a single run."""
+    from shared.training import layout, results_table
+
+    layout.insert(folder / "README.md", "measured", results_table.table(folder))
 
 
 def _tidy(root: Path, files: list[str]) -> None:
