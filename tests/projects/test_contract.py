@@ -95,6 +95,10 @@ def test_optimizers_hold_every_trainable_parameter_once(module):
     assert sorted(held) == sorted(id(p) for p in module.parameters() if p.requires_grad)
 
 
+def test_forward_flops_of_a_batch_are_a_whole_number(module, batch):
+    assert type(module.flops(batch)) is int and module.flops(batch) > batch.num_samples
+
+
 def test_configuring_the_model_twice_keeps_the_network(module):
     network = module.network
     module.configure_model()
