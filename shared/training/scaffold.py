@@ -36,7 +36,7 @@ def class_name(name: str) -> str:
 
 def sources(root: Path) -> Iterator[Path]:
     """The files of the template, by path from the root."""
-    places = [HOME + "/*", "configs/template/*", "tests/*/template.yaml", "tests/*/test_template*.py"]
+    places = [HOME + "/*", "configs/template/*", "tests/*/template.yaml", "tests/*/test_template.py"]
     files = (path for place in places for path in sorted(root.glob(place)) if path.is_file())
     return (path.relative_to(root) for path in files if path.name != RESULTS)
 
