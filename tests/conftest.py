@@ -41,8 +41,16 @@ def one_thread_per_worker():
         sys.modules["torch"].set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped where there is no CUDA device."""
+def pytest_addoption(parser):
+    parser.addoption("--project", help="leave out what tests another project")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of projects that were not asked for are left out; those marked `gpu` are skipped without a CUDA device."""
+    if wanted := config.getoption("--project"):
+        others = [item for item in items if room_of(item.nodeid) not in (f"project {wanted}", *BUDGETS)]
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return

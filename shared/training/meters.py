@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 
 from shared.training import scaffold
-from shared.training.scaffold import class_name
 
 TEMPLATE = scaffold.HOME
 ROOMS = ("packages", "shared", "projects")
@@ -137,20 +136,16 @@ def blocks(path: Path, root: Path) -> Iterator[tuple[str, str]]:
 
 def duplicates(root: Path) -> list[tuple[str, str]]:
     """Blocks that stand in two different projects, one pair of places for each text and pair of projects. What a
-    project has from the template, under its own name or not, is no copy of another project."""
+    project has from the template, under its own name, is no copy of another project."""
     places: dict[str, dict[str, str]] = defaultdict(dict)
-    from_template = {text for path in sources(root, TEMPLATE) for text, _ in blocks(path, root)}
-    for path in sources(root, "projects"):
-        project = path.relative_to(root).parts[1]
-        for text, place in blocks(path, root):
-            if as_template(text, project) not in from_template:
-                places[text].setdefault(project, place)
+    template = {text for path in sources(root, TEMPLATE) for text, _ in blocks(path, root)}
+    for project in sorted({path.relative_to(root).parts[1] for path in sources(root, "projects")}):
+        copied = {scaffold.renamed(text, project) for text in template}
+        for path in sources(root, f"projects/{project}"):
+            for text, place in blocks(path, root):
+                if text not in copied:
+                    places[text].setdefault(project, place)
     return [pair for found in places.values() for pair in combinations(found.values(), 2)]
-
-
-def as_template(text: str, project: str) -> str:
-    """`text` as it stood in the template before `scaffold` gave it the project's name."""
-    return text.replace(class_name(project), "Template").replace(project, "template")
 
 
 def arrows(root: Path) -> Counter[str]:
