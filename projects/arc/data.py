@@ -195,7 +195,8 @@ class ArcData(LightningDataModule):
         self.augment, self.holdout = augment, holdout
         self.batch_size, self.batch_units = batch_size, batch_units
         self.randomness = Randomness()
-        self.side, self.rows = max_size, None  # of the network: largest side, and ids in the order of its task rows
+        self.side = max_size  # of the network: its largest grid
+        self.rows: tuple[str, ...] | None = None  # of a network that exists: ids in the order of its task rows
 
     def built_for(self, side: int, ids: tuple[str, ...], extend: bool) -> None:
         """There is a network already, with these rows; `extend` adds rows for the other tasks that train."""

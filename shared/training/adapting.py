@@ -26,6 +26,8 @@ def attach(module: Any, options: LoraOptions, base: str | Path, sha256: str | No
     sha256: of the tensors the base must hold. Afterwards `module.adapted` says {options, base, sha256}, for its files.
     Raises Mistake for another base or architecture, and for names that match nothing.
     """
+    if sha256 and not Path(base).exists():
+        raise Mistake(f"{base}, the base of these adapters, does not exist. Put it back, or name it with --lora.base.")
     content, options = checkpoints.read(base), options.of(module)
     if content["palimpsest"].get("lora"):
         raise Mistake(f"{base} is itself adapted. Export it with merge, then adapt what that writes.")

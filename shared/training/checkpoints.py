@@ -118,8 +118,7 @@ def _read_export(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     facts = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-    whole = folder / WHOLE
-    tensors = load_file(whole if whole.exists() else folder / ADAPTERS)
+    tensors = load_file(folder / (ADAPTERS if "lora" in facts else WHOLE))
     named = {"network." + name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
     tied = {"network." + name: named["network." + first] for name, first in facts["tied"].items()}
     told = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in facts["told"]}

@@ -71,6 +71,8 @@ def export(
         said["merged"] = f"equals unmerged on random inputs, largest difference {lora.merge(parts.network):.1e}"
         facts["merged"] = facts.pop("lora")
     out.mkdir(parents=True, exist_ok=True)
+    for stale in (WHOLE, ADAPTERS, "adapter_config.json"):
+        (out / stale).unlink(missing_ok=True)
     write = _write_adapters if "lora" in facts else _write_whole
     said |= write(out, parts, facts, DTYPES.get(dtype or ""))
     _write_beside(out, facts, content)
@@ -119,7 +121,7 @@ def _write_adapters(out: Path, parts: Any, facts: dict[str, Any], dtype: torch.d
     network, whole = parts.network, parts.network.state_dict()
     theirs = {mine: name for name, mine in lora.peft_names(network).items()}
     kept = [name.removeprefix("network.") for name in adapting.own(parts, parts.state_dict())]
-    config = network.peft_config["default"]
+    config = network.peft_config[lora.ADAPTER]
     config.inference_mode = True
     config.save_pretrained(str(out))
     facts["tied"] = {}
@@ -159,10 +161,11 @@ def _measured(path: str | Path, origin: Mapping[str, Any]) -> dict[str, Any]:
     """What the run's report says, or the export it comes from."""
     if "measured" in origin:
         return {"measured": origin["measured"]}
-    report = next((f / "report.json" for f in Path(path).absolute().parents if (f / "report.json").exists()), None)
-    if report is None:
+    around = (Path(path).absolute(), *Path(path).absolute().parents)
+    run = next((folder for folder in around if (folder / "manifest.json").exists()), None)
+    if run is None or not (run / "report.json").exists():
         return {}
-    said = read_json(report)
+    said = read_json(run / "report.json")
     return {"measured": {name: said[name] for name in ("headline", "metrics", "weights")}}
 
 

@@ -82,7 +82,9 @@ def origin(module: Any) -> dict[str, Any]:
     }
 
 
-def load(module: Any, path: str | Path, weights: Weights = "averaged", base: str | None = None) -> dict[str, Any]:
+def load(
+    module: Any, path: str | Path, weights: Weights = "averaged", base: str | Path | None = None
+) -> dict[str, Any]:
     """Weights of a checkpoint, a run, an export or adapters into a module; returns the content of the file.
 
     base: where the base of adapters is now, if not where it was. The module's `on_load_checkpoint(content)` is asked
@@ -118,22 +120,29 @@ class Parts(nn.Module):
         self.process = rebuild(said.get("process"))
 
 
-def parts(path: str | Path, weights: Weights = "averaged", base: str | None = None) -> tuple[Parts, dict[str, Any]]:
+def parts(
+    path: str | Path, weights: Weights = "averaged", base: str | Path | None = None
+) -> tuple[Parts, dict[str, Any]]:
     """Network and process of a local path, in eval mode with the weights loaded, and the content of the file."""
     found = Parts(checkpoints.read(path)["palimpsest"], path)
     content = load(found, path, weights, base)
     return found.eval(), content
 
 
-def from_pretrained(source: str | Path) -> nn.Module:
-    """The network, in eval mode with its averaged weights. source: an export, a checkpoint, a run, or a hub's
-    `owner/name`, which is the only case that touches the network, if it is not here already."""
-    return parts(local(source))[0].network
+def from_pretrained(source: str | Path, base: str | Path | None = None) -> nn.Module:
+    """The network, in eval mode with its averaged weights.
+
+    source: an export, a checkpoint, a run, or a hub's `owner/name`, which alone touches the net, if it is not here yet.
+    base: the same for the base of adapters, if it is not where it was.
+    """
+    return load_for_sampling(source, base=base)[0]
 
 
-def load_for_sampling(source: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, Any]:
-    """(network, process) on a device, ready to walk from the prior; source as for `from_pretrained`."""
-    found, _ = parts(local(source))
+def load_for_sampling(
+    source: str | Path, device: str | torch.device = "cpu", base: str | Path | None = None
+) -> tuple[nn.Module, Any]:
+    """(network, process) on a device, ready to walk from the prior; source and base as for `from_pretrained`."""
+    found, _ = parts(local(source), base=base and local(base))
     return found.network.to(device), found.process
 
 

@@ -176,6 +176,18 @@ def test_a_merged_export_is_a_base_and_an_export_of_adapters_can_be_merged(adapt
     torch.testing.assert_close(again.network(X, T), module.network(X, T), rtol=0, atol=1e-5)
 
 
+def test_adapters_follow_a_base_that_moved_and_replace_what_the_folder_held(adapted, file, tmp_path):
+    module, path = adapted
+    exports.export(file, tmp_path / "out")
+    exports.export(path, tmp_path / "out")
+    assert torch.equal(pretrained.from_pretrained(tmp_path / "out")(X, T), module.network(X, T))
+    moved = file.rename(tmp_path / "moved.ckpt")
+    assert torch.equal(pretrained.from_pretrained(tmp_path / "out", base=moved)(X, T), module.network(X, T))
+    exports.export(tmp_path / "moved.ckpt", tmp_path / "out")
+    assert torch.equal(pretrained.from_pretrained(tmp_path / "out")(X, T), template().network(X, T))
+    assert not (tmp_path / "out/adapter_config.json").exists()
+
+
 def test_checkpoint_run_export_and_adapters_are_all_accepted(file, adapted, tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/checkpoints/final.ckpt").write_bytes(file.read_bytes())

@@ -217,7 +217,7 @@ def test_options_out_of_range_are_refused(wrong):
 def test_adapters_are_refused_on_another_base_and_follow_one_that_moved(base, tmp_path):
     path = save(adapted(base), tmp_path / "adapted.ckpt")
     moved = base.rename(tmp_path / "moved.ckpt")
-    with pytest.raises(Mistake, match=r"base\.ckpt does not exist"):
+    with pytest.raises(Mistake, match=r"base\.ckpt, the base of these adapters, does not exist\. .*--lora\.base"):
         pretrained.load(Module(), path)
     pretrained.load(Module(), path, base=moved)
     save(Module(seed=9), base)
