@@ -32,7 +32,9 @@ class LoraOptions:
     base: where the base of an adapted run is now, if it has moved. r, alpha: an adapter adds alpha / r (rslora:
     alpha / sqrt(r)) times B A. targets, exclude: names of linear layers of the network (re.search); None takes the
     module's own `lora_targets`. modules_to_save: layers that learn in full, by name. train_rows: None takes the
-    module's own `lora_rows`, if it has any.
+    module's own `lora_rows`, if it has any. init: how A and B start; the output stays that of the base. pissa (Meng et
+    al. 2024) and olora (Buyukakyuz 2024) start at a part of the base's own weights, which is worked out from the base
+    again whenever a file is loaded.
     """
 
     enabled: bool = False
@@ -44,7 +46,7 @@ class LoraOptions:
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
-    init: Literal["default", "gaussian", "orthogonal"] = "default"  # each leaves the base's output as it is
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
     modules_to_save: list[str] = field(default_factory=list)
     train_rows: list[Rows] | None = None
 

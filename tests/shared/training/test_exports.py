@@ -61,10 +61,10 @@ def file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def adapted(file, tmp_path):
+def adapted(file, tmp_path, request):
     """(module, its file): adapters that have learnt something."""
-    module = template(seed=1)
-    adapting.attach(module, LoraOptions(enabled=True, modules_to_save=["input"]), file)
+    module, init = template(seed=1), getattr(request, "param", "default")
+    adapting.attach(module, LoraOptions(enabled=True, init=init, modules_to_save=["input"]), file)
     with torch.no_grad():
         for name, value in module.named_parameters():
             if value.requires_grad:
@@ -147,6 +147,7 @@ def test_adapters_go_out_alone_and_come_back_onto_their_base(adapted, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("adapted", ["default", "orthogonal", "pissa", "olora"], indirect=True)
 def test_the_adapters_folder_is_one_of_peft(adapted, tmp_path):
     from peft import PeftModel
 

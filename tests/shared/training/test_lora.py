@@ -96,7 +96,7 @@ def test_at_the_start_the_output_is_bitwise_that_of_the_base(base, options):
     assert torch.equal(adapted(base, **options).network(IDS), Module().network(IDS))
 
 
-@pytest.mark.parametrize("options", [{"init": "orthogonal"}, {"dora": True}])
+@pytest.mark.parametrize("options", [{"init": "orthogonal"}, {"init": "pissa"}, {"init": "olora"}, {"dora": True}])
 def test_at_the_start_the_output_is_that_of_the_base_up_to_rounding(base, options):
     torch.testing.assert_close(adapted(base, **options).network(IDS), Module().network(IDS), rtol=0, atol=1e-5)
 
@@ -141,6 +141,8 @@ VARIANTS = [
     {"rslora": True, "r": 4, "alpha": 3},
     {"dora": True},
     {"init": "orthogonal", "dropout": 0.5},
+    {"init": "pissa"},
+    {"init": "olora"},
     {"train_rows": [Rows("words", [0, 3])], "modules_to_save": ["out", "blocks.1.mlp.up"]},
 ]
 
