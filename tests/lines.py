@@ -106,9 +106,9 @@ class Line:
     def __str__(self) -> str:
         return f"{self.project}-{self.stage}" if self.stage else self.project
 
-    def folder(self, root: Path) -> Path:
+    def folder(self, root: Path, size: str = "nano") -> Path:
         """Where its runs lie."""
-        return runs.size_folder(root, self.project, self.stage, "nano")
+        return runs.size_folder(root, self.project, self.stage, size)
 
     @property
     def arguments(self) -> list[str]:

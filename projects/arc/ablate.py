@@ -69,7 +69,7 @@ def ablate(cli: Any) -> None:
     module, data = cli.model.eval(), cli.datamodule
     stored = checkpoints.read(cli.checkpoint)
     states = {False: stored["state_dict"], True: stored.get("current_model_state", stored["state_dict"])}
-    queries, answers = data.queries(module.task_ids), score(data)
+    queries, answers = data.queries(), score(data)
     table = Table("change", "pass@2", "difference (pp)", "95 % interval", "seconds", title=f"{cli.checkpoint}")
     console, first = Console(width=100), None
     for variant in variants(module.eval_options, module.size_options):

@@ -6,6 +6,7 @@ refuses every evaluated task. Filters, sizes, selection and subsets see known gr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
@@ -194,6 +195,14 @@ class ArcData(LightningDataModule):
         self.augment, self.holdout = augment, holdout
         self.batch_size, self.batch_units = batch_size, batch_units
         self.randomness = Randomness()
+        self.side = max_size  # of the network: its largest grid
+        self.rows: tuple[str, ...] | None = None  # of a network that exists: ids in the order of its task rows
+
+    def built_for(self, side: int, ids: tuple[str, ...], extend: bool) -> None:
+        """There is a network already, with these rows; `extend` adds rows for the other tasks that train."""
+        self.side, self.rows = side, ids
+        if extend:
+            self.rows = (*ids, *sorted(set(self.task_ids) - set(ids)))
 
     # --- what is evaluated, what is learnt from
 
@@ -204,6 +213,7 @@ class ArcData(LightningDataModule):
 
     def fitting(self, tasks: TaskSet) -> TaskSet:
         """The tasks within `max_size`; a task that was asked for by name is not dropped without a word."""
+        self._require_side(tasks)
         for task in tasks:
             if self.named is not None and task.side > self.max_size:
                 raise ValueError(
@@ -211,6 +221,16 @@ class ArcData(LightningDataModule):
                     f"set --data.max_size={task.side} or leave the task out of data.tasks"
                 )
         return subsets.within(tasks, self.max_size)
+
+    def _require_side(self, tasks: TaskSet) -> None:
+        """A network that exists cannot be asked for more than it was built for."""
+        if wide := [task for task in tasks if task.side > self.side] if self.named is not None and self.rows else []:
+            raise ValueError(
+                f"task {wide[0].id} needs side {wide[0].side}, CKPT was built for max_size {self.side}; leave it out"
+                " of data.tasks, or take a checkpoint of larger grids"
+            )
+        if self.max_size > self.side:
+            raise ValueError(f"data.max_size is {self.max_size}, CKPT was built for {self.side}; leave it at that")
 
     @cached_property
     def evaluated(self) -> TaskSet:
@@ -269,24 +289,28 @@ class ArcData(LightningDataModule):
 
     def examples(self) -> list[Example]:
         """The training pairs with the rows of their tasks."""
-        pool, rows = self.pools.training, {id: row for row, id in enumerate(self.task_ids)}
+        pool, rows = self.pools.training, self.row_of(self.task_ids)
         weights = iter(subsets.pair_weights(pool, self.evaluated.ids, self.eval_weight))
         return [Example(rows[task.id], pair, float(next(weights))) for task in pool for pair in task.demos]
 
     def held(self) -> list[Example]:
         """The held-out pairs."""
-        rows = {id: row for row, id in enumerate(self.task_ids)}
+        rows = self.row_of(self.pools.held)
         return [Example(rows[id], pair) for id, pair in sorted(self.pools.held.items())]
 
-    def queries(self, ids: tuple[str, ...]) -> list[Query]:
-        """Every hidden test grid, in order of task; `ids` are the rows of the network that will be asked."""
-        rows = {id: row for row, id in enumerate(ids)}
-        unknown = [task.id for task in self.evaluated if task.id not in rows]
-        if unknown:
+    def row_of(self, ids: Iterable[str]) -> dict[str, int]:
+        """Task id -> row of the network, for all its tasks; `ids` must be among them."""
+        rows = {id: row for row, id in enumerate(self.rows or self.task_ids)}
+        if unknown := [id for id in ids if id not in rows]:
             raise ValueError(
-                f"task {unknown[0]} has no row in the checkpoint ({len(unknown)} of {len(self.evaluated)} tasks have "
-                "none); train or fine-tune on it first"
+                f"task {unknown[0]} has no row in the checkpoint ({len(unknown)} tasks have none); train or fine-tune"
+                " on it first"
             )
+        return rows
+
+    def queries(self) -> list[Query]:
+        """Every hidden test grid, in order of task."""
+        rows = self.row_of(self.evaluated.ids)
         return [Query(task, n, rows[task.id]) for task in self.evaluated for n in range(len(task.queries))]
 
     # --- loaders
@@ -297,7 +321,7 @@ class ArcData(LightningDataModule):
 
     def train_dataloader(self) -> ResidentBatches:
         examples = self.examples()
-        pairs = PairBatches(examples, self.max_size, self.augment, self.randomness).to(self.device)
+        pairs = PairBatches(examples, self.side, self.augment, self.randomness).to(self.device)
         return ResidentBatches(self.order(examples, **placed(self.trainer)), pairs.build)
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
@@ -317,14 +341,14 @@ class ArcData(LightningDataModule):
         held = self.held()
         if not held:
             return []
-        pairs = PairBatches(held, self.max_size, None, self.randomness).to(self.device)
+        pairs = PairBatches(held, self.side, None, self.randomness).to(self.device)
         mine = np.asarray(evaluation_shards(len(held), self.trainer.global_rank, self.trainer.world_size))
         chunks = [mine[i : i + HELD_AT_ONCE] for i in range(0, len(mine), HELD_AT_ONCE)]
         return _one_by_one([pairs.build(Share.of(chunk)) for chunk in chunks])
 
     def test_dataloader(self) -> DataLoader:
         """This rank's queries, as one list: they are cut by tokens where they are answered."""
-        queries = self.queries(self.trainer.lightning_module.task_ids)
+        queries = self.queries()
         mine = evaluation_shards(len(queries), self.trainer.global_rank, self.trainer.world_size)
         return _one_by_one([[queries[i] for i in mine]])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +31,8 @@ from shared.processes import Uniform, cosine, squared, with_floor
 from shared.processes.categorical import Redraw
 from shared.processes.draws import PerSegment
 from shared.training import optim
+from shared.training.lora import Rows
+from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Results
 from shared.training.samples import Sample, SamplingOptions
@@ -63,7 +64,8 @@ class Noise:
     joint: Literal["markov", "coupled"] = "markov"
 
     def process(self) -> Uniform:
-        return Uniform(NUM_COLOURS, with_floor(squared(cosine(COSINE_OFFSET)), self.floor), joint=self.joint)
+        schedule = with_floor(squared(cosine(COSINE_OFFSET)), self.floor)
+        return build(Uniform, num_classes=NUM_COLOURS, schedule=schedule, joint=self.joint)
 
 
 class ArcModule(LightningModule):
@@ -71,6 +73,8 @@ class ArcModule(LightningModule):
 
     condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss.
     """
+
+    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$"
 
     def __init__(
         self,
@@ -89,37 +93,51 @@ class ArcModule(LightningModule):
         size: SizeOptions = SizeOptions(),  # noqa: B008
     ):
         super().__init__()
-        self.build = partial(
-            GridDenoiser,
-            width=width,
-            depth=depth,
-            heads=heads,
-            task_tokens=task_tokens,
-            mlp_multiple=mlp_multiple,
-            dropout=dropout,
-            embedding_std=embedding_std,
-        )
+        self.sizes = {
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "task_tokens": task_tokens,
+            "mlp_multiple": mlp_multiple,
+            "dropout": dropout,
+            "embedding_std": embedding_std,
+        }
         self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
         self.eval_options, self.size_options = eval, size
         self.process = noise.process()
-        self.task_ids: tuple[str, ...] = ()
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
 
     # --- what the network is built for
 
-    def adopt(self, data: ArcData, checkpoint: Mapping[str, Any] | None) -> None:
-        """Take from the data, or from the checkpoint that will be loaded, which task has which row."""
-        stored = (checkpoint or {}).get("arc")
-        self.task_ids = tuple(stored["task_ids"]) if stored else data.task_ids
-        self.side, self.augment = data.max_size, data.augment
-        self.queries = data.queries(self.task_ids)  # an evaluated task without a row is refused before anything starts
+    def adopt(self, data: ArcData, checkpoint: Mapping[str, Any] | None, extend: bool = False) -> None:
+        """Take from the checkpoint that will be loaded, or from the data, which task has which row, and the side."""
+        if said := (checkpoint or {}).get("tasks"):
+            data.built_for(said["side"], tuple(said["ids"]), extend)
+        self.data, self.augment = data, data.augment
+        data.queries()  # an evaluated task without a row is refused before anything starts
+
+    def extend(self, data: ArcData, checkpoint: Mapping[str, Any]) -> None:
+        """As `adopt`, of a checkpoint that will be adapted: tasks it does not know get rows after its own."""
+        self.adopt(data, checkpoint, extend=True)
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """In the order of the network's rows."""
+        return self.data.rows or self.data.task_ids
+
+    @property
+    def lora_rows(self) -> list[Rows]:
+        """An adapted module learns the rows of the tasks it trains on, known ones too."""
+        rows = self.data.row_of(self.data.task_ids)
+        return [Rows("tasks", [rows[id] for id in self.data.task_ids])]
 
     def configure_model(self) -> None:
         if self.network is None:
             colours = "permute" if self.augment.colour == "permute" else "cycle"
-            self.network = self.build(len(self.task_ids), self.side, colours)
+            rows, side = len(self.task_ids), self.data.side
+            self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **self.sizes)
 
     @property
     def prefer(self) -> str:
@@ -131,7 +149,7 @@ class ArcModule(LightningModule):
             checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["arc"] = {"task_ids": list(self.task_ids)}
+        checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids)}
 
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)
@@ -299,7 +317,8 @@ class ArcModule(LightningModule):
 
     def sample(self, seeds: list[int]) -> list[Sample]:
         """Answers to the evaluated queries in turn, one walk in the identity view each; no answer is looked up."""
-        queries = [self.queries[seed % len(self.queries)] for seed in seeds]
+        asked = self.data.queries()
+        queries = [asked[seed % len(asked)] for seed in seeds]
         options = replace(self.eval_options, num_steps=self.sampling.steps)
         drawn = OneWalk(self.network, self.process, options, self.size_options, self.randomness).drawn(queries, seeds)
         return [sample_of(query, answer) for query, answer in zip(queries, drawn)]

@@ -67,7 +67,8 @@ def draw_denoising(module: ArcModule, folder: Path) -> Path:
 
 def _walks(module: ArcModule, examples: list[Example]) -> list[draw.Walk]:
     device, steps = module.network.out.weight.device, module.eval_options.num_steps
-    batch = PairBatches(examples, module.side, None, module.randomness).to(device).build(Share.of(range(len(examples))))
+    pairs = PairBatches(examples, module.data.side, None, module.randomness).to(device)
+    batch = pairs.build(Share.of(range(len(examples))))
     prefix, places = module.network.prefix(batch.question), batch.answer
     rng = PerSegment(
         [module.randomness.sample(("denoising", n), device) for n in range(len(examples))], places.lengths.tolist()

@@ -7,9 +7,11 @@ it and hand the raw weights back bitwise, also after an exception; checkpoints h
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from shared.training.adapting import own
 from shared.training.ema import EMA, EmaOptions
 
 
@@ -81,19 +83,29 @@ class Averaging(Callback):
         self.give_back()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """`state_dict` becomes the average (tied names and live buffers included); raw weights go beside it."""
+        """`state_dict` becomes the average (tied names and live buffers included); raw weights go beside it. Of an
+        adapted module neither holds the frozen base.
+        """
+        checkpoint["state_dict"] = own(pl_module, checkpoint["state_dict"])
         if self.ema is None:
             return
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["averaging_state"] = self.ema.state_dict()
         with self.swapped(pl_module):
-            averaged = trainer.strategy.lightning_module_state_dict()
-            checkpoint["state_dict"] = {name: value.detach().clone() for name, value in averaged.items()}
+            averaged = own(pl_module, trainer.strategy.lightning_module_state_dict())
+            checkpoint["state_dict"] = {name: self._stored_once(name, value) for name, value in averaged.items()}
+
+    def _stored_once(self, name: str, value: Tensor) -> Tensor:
+        """A copy of an averaged tensor; the average's own where it is the same, so that a file holds it once."""
+        assert self.ema is not None
+        kept = self.ema.shadow.get(name)
+        same = kept is not None and kept.dtype == value.dtype and torch.equal(kept, value)
+        return kept if same and kept is not None else value.detach().clone()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Training goes on from the raw weights; every other verb keeps the average that Lightning has loaded."""
         if trainer.state.fn != "fit":
             return
         if "current_model_state" in checkpoint:
-            pl_module.load_state_dict(checkpoint["current_model_state"])
+            pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
         self._stored = checkpoint.get("averaging_state")

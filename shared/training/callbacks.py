@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from shared.training import pretrained
 from shared.training.averaging import Averaging
 from shared.training.checkpoints import SCHEMA, CheckpointOptions, settle
 from shared.training.ema import EmaOptions
@@ -199,6 +200,7 @@ class Checkpoints(Checkpoint):
         _mark_update_complete(checkpoint["loops"]["fit_loop"], trainer.global_step)
         checkpoint["palimpsest"] = {
             **self.origin,
+            **pretrained.origin(pl_module),
             "updates": trainer.global_step,
             "samples": self.logs.samples,
             "units": self.logs.units,

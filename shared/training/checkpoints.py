@@ -6,20 +6,27 @@ A file holds Lightning's keys with `state_dict` = averaged weights (what every e
 without Lightning. Knows no network.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+import yaml
 from torch import Tensor
 
 from shared.training.errors import Mistake
 
 SCHEMA = 1
+EXPORTED, CONFIG, WHOLE, ADAPTERS = "config.json", "config.yaml", "model.safetensors", "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
 Preference = Literal["final", "best", "halfway", "last"]
+Weights = Literal["averaged", "raw"]
 
 
 @dataclass
@@ -28,7 +35,8 @@ class CheckpointOptions:
 
     every: updates between two writings of last.ckpt.
     monitor: validation metric that chooses best.ckpt, by mode; None writes no best.ckpt.
-    prefer: the file that an evaluation of the run reads.
+    prefer: the file that an evaluation of the run reads. weights: what it reads there, the average or what training
+    goes on from.
     keep_every: updates between copies that are never replaced; None keeps none.
     """
 
@@ -36,6 +44,7 @@ class CheckpointOptions:
     monitor: str | None = None
     mode: Literal["min", "max"] = "min"
     prefer: Preference = "final"
+    weights: Weights = "averaged"
     keep_every: int | None = None
 
     def __post_init__(self):
@@ -78,11 +87,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The checkpoint as plain values and CPU tensors. Raises Mistake if the file is missing or is not one of ours."""
+    """A checkpoint file, a run's chosen one or an export folder, as plain values and CPU tensors, by a file's keys.
+
+    Raises Mistake if it is missing or is not one of ours.
+    """
     path = Path(path)
+    if exported(path):
+        return _read_export(path)
+    path = choose(path) if path.is_dir() else path
     if not path.exists():
         raise Mistake(f"Checkpoint {path} does not exist; give a run folder, or a file in its checkpoints/ folder.")
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError) as error:  # not a file of torch, or one with more than plain values
+        raise Mistake(
+            f"{path} is not a checkpoint ({str(error).splitlines()[0]:.80}). Give a file of a run."
+        ) from error
     if not isinstance(content, dict) or "palimpsest" not in content:
         raise Mistake(f"{path} has no key `palimpsest`: it was not written here. Give a file of a run's checkpoints/.")
     return content
@@ -91,6 +111,35 @@ def read(path: str | Path) -> dict[str, Any]:
 def updates_made(path: str | Path) -> int:
     """How many updates the weights of a checkpoint have had."""
     return int(read(path)["palimpsest"]["updates"])
+
+
+def _read_export(folder: Path) -> dict[str, Any]:
+    """An export as the checkpoint it was made from, without what training needs; adapters keep the names of peft."""
+    from safetensors.torch import load_file
+
+    facts = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+    tensors = load_file(folder / (ADAPTERS if "lora" in facts else WHOLE))
+    named = {"network." + name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
+    tied = {"network." + name: named["network." + first] for name, first in facts["tied"].items()}
+    told = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in facts["told"]}
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    return {"state_dict": named | tied, **told, "palimpsest": {**facts, "config": config}}
+
+
+def exported(path: str | Path | None) -> Path | None:
+    """The folder of an export, if the path is one."""
+    return Path(path) if path and (Path(path) / EXPORTED).is_file() else None
+
+
+def place(export: Path) -> tuple[str | None, str]:
+    """(stage, size) of an export."""
+    facts = json.loads((export / EXPORTED).read_text(encoding="utf-8"))
+    return facts.get("stage"), facts["size"]
+
+
+def holds_weights(path: str | Path) -> bool:
+    """Whether the path is a file or an export, rather than a run with files to choose from."""
+    return Path(path).is_file() or exported(path) is not None
 
 
 def choose(folder: str | Path, prefer: Preference = "final") -> Path:
@@ -114,20 +163,39 @@ def choose(folder: str | Path, prefer: Preference = "final") -> Path:
 
 
 def require_same(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse a checkpoint whose weights do not fit the network: names and shapes must be those of `state`.
+    """`audit` of a file whose weights will be loaded by someone else."""
+    audit(state, plain(read(path)["state_dict"]), path)
+
+
+def audit(state: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that do not fit the network: names and shapes of `stored` must be those of `state`.
 
     state: the module's `state_dict()` (meta tensors will do). Raises Mistake with at most eight differing keys.
     """
-    stored = {plain_key(key): tuple(value.shape) for key, value in read(path)["state_dict"].items()}
+    has = {key: tuple(value.shape) for key, value in stored.items()}
     wanted = {plain_key(key): tuple(value.shape) for key, value in state.items()}
-    lines = [f"missing {key}" for key in sorted(wanted.keys() - stored.keys())]
-    lines += [f"unexpected {key}" for key in sorted(stored.keys() - wanted.keys())]
-    both = sorted(wanted.keys() & stored.keys())
-    lines += [f"{key} is {list(stored[key])}, wanted {list(wanted[key])}" for key in both if stored[key] != wanted[key]]
+    lines = [f"missing {key}" for key in sorted(wanted.keys() - has.keys())]
+    lines += [f"unexpected {key}" for key in sorted(has.keys() - wanted.keys())]
+    both = sorted(wanted.keys() & has.keys())
+    lines += [f"{key} is {list(has[key])}, wanted {list(wanted[key])}" for key in both if has[key] != wanted[key]]
     if lines:
         more = f" and {len(lines) - 8} more" if len(lines) > 8 else ""
         differing = "; ".join(lines[:8]) + more
         raise Mistake(f"{path} holds another architecture: {differing}. Use the configuration it was trained with.")
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes, types and bytes; the same for a checkpoint and what was exported from it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with `plain_key` names."""
+    return {plain_key(key): value for key, value in state.items()}
 
 
 def plain_key(key: str) -> str:

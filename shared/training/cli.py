@@ -22,15 +22,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from shared.training import (
+    adapting,
     callbacks,
     checkpoints,
     ema,
     errors,
     hardware,
     loggers,
+    lora,
     micro_batch,
     optim,
     plan,
+    pretrained,
     profiling,
     randomness,
     runs,
@@ -52,6 +55,7 @@ GROUPS: dict[str, type] = {
     "run": runs.RunOptions,
     "hardware": hardware.HardwareOptions,
     "sampling": samples.SamplingOptions,
+    "lora": lora.LoraOptions,
 }
 
 TRAINER = {  # defaults of every run
@@ -176,31 +180,58 @@ class PalimpsestCLI(LightningCLI):
                 self.plan = plan.costed(self.plan, self.model, self.datamodule)
 
     def _checkpoint(self) -> Path | None:
-        """The file whose weights will be loaded: of the run evaluated or resumed, or the one training starts from."""
+        """The file or export whose weights will be loaded: of the run evaluated or resumed, or what training starts
+        from.
+        """
         folder, prefer = self.layers.run and self.layers.run.folder, self.options.checkpoint.prefer
+        prefer = getattr(self.model, "prefer", prefer) if prefer == "final" else prefer
         if self.verb in TRAINING:
             last = folder and folder / "checkpoints" / "last.ckpt"
             path = last if last and last.exists() else self.config.ckpt_path
-            prefer = "last"
+            prefer = prefer if self.verb == "finetune" else "last"
         else:
             path = self.layers.ckpt_path or folder
-            prefer = getattr(self.model, "prefer", prefer) if prefer == "final" else prefer
         if self.verb == "config" or path is None:
             return None  # nothing is loaded: a fresh run, or a fast_dev_run, which looks at code and not at weights
-        return Path(path) if Path(path).is_file() else checkpoints.choose(path, prefer)
+        return Path(path) if checkpoints.holds_weights(path) else checkpoints.choose(path, prefer)
 
     def _build(self) -> None:
-        """The network, after `module.adopt(data, checkpoint)`, the hook of a module whose shape depends on either."""
+        """The network, after `module.adopt(data, checkpoint)`, the hook of a module whose shape depends on either
+        (`extend` where the checkpoint is a base to which something may be added), and its weights.
+        """
         stored = checkpoints.read(self.checkpoint) if self.checkpoint else None
         if stored and (origin := stored["palimpsest"]["project"]) != (here := self.layers.project):
             raise Mistake(f"{self.checkpoint} is a checkpoint of {origin}, not of {here}. Give one of {here}.")
-        if hasattr(self.model, "adopt"):
-            self.model.adopt(self.datamodule, stored)
+        self.based = self._is_based(stored)
+        hook = "extend" if self.based and hasattr(self.model, "extend") else "adopt"
+        if hasattr(self.model, hook):
+            getattr(self.model, hook)(self.datamodule, stored)
         with torch.device("meta" if self.verb == "config" else "cpu"):
             self.model.configure_model()
+        if stored:
+            self._weights(stored["palimpsest"].get("lora"))
         optim.groups(self._network, self.options.optim)  # a pattern that matches nothing is refused here
-        if self.checkpoint:
-            checkpoints.require_same(self.model.state_dict(), self.checkpoint)
+
+    def _is_based(self, stored: Mapping[str, Any] | None) -> bool:
+        """Whether training starts from the weights of another run, and counts its own updates."""
+        run, lora_wanted = self.layers.run, self.options.lora.enabled
+        resumed = run is not None and self.checkpoint == run.checkpoints / "last.ckpt"
+        if lora_wanted and self.verb in TRAINING and stored is None:
+            raise Mistake("lora.enabled adapts trained weights and none are named. Use: make finetune CKPT=runs/...")
+        return self.verb in TRAINING and not resumed and (self.verb == "finetune" or lora_wanted) and bool(stored)
+
+    def _weights(self, adapted: Mapping[str, Any] | None) -> None:
+        """Into the model: all of a run that is looked at, the base of one that is adapted; to resume is Lightning's."""
+        path, options = self.checkpoint, self.options.lora
+        assert path is not None
+        if self.verb not in TRAINING:
+            pretrained.load(self.model, path, self.options.checkpoint.weights, options.base)
+        elif self.based:
+            adapting.attach(self.model, options, path)
+        else:
+            if adapted:
+                adapting.attach_again(self.model, options, adapted)
+            checkpoints.require_same(adapting.own(self.model, self.model.state_dict()), path)
 
     @property
     def _network(self) -> torch.nn.Module:
@@ -241,7 +272,6 @@ class PalimpsestCLI(LightningCLI):
         if self.verb == "config":
             say("\n" + self.parser.dump(self.config, skip_default=True, skip_validation=True))
         elif self.action:
-            self._load()
             self.action.act(self)
         elif self.verb in ("fit", "finetune"):
             self.fit()
@@ -249,11 +279,6 @@ class PalimpsestCLI(LightningCLI):
             self.evaluate()
         else:
             raise Mistake(f"`{self.verb}` is not built yet.")
-
-    def _load(self) -> None:
-        """The averaged weights of the checkpoint, if one was named, into the model."""
-        if self.checkpoint:
-            self.model.load_state_dict(checkpoints.read(self.checkpoint)["state_dict"])
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -274,10 +299,7 @@ class PalimpsestCLI(LightningCLI):
         settings = self.plan.trainer_settings() | ({"num_sanity_val_steps": 0} if run.resume_from else {})
         trainer = self._trainer(run, **settings)
         begin = run.resume_from or self.checkpoint
-        if self.verb == "finetune" and run.resume_from is None:  # its weights only: the updates count anew
-            self._load()
-            begin = None
-        trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begin)
+        trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=None if self.based else begin)
         if self.options.run.test_after_fit and trainer.global_step >= trainer.max_steps:
             trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self._farewell(run)
@@ -288,7 +310,7 @@ class PalimpsestCLI(LightningCLI):
         if run is None or self.config.trainer.fast_dev_run:
             run = self._open_run(apart="/evaluated")
         verb, quiet = getattr(self._trainer(run), self.verb), QUIET[self.verb]
-        verb(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, **quiet)
+        verb(self.model, datamodule=self.datamodule, **quiet)
         self._farewell(run)
 
     def _open_run(self, apart: str = "") -> runs.Run:

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from shared.training import hardware, runs
+from shared.training import checkpoints, hardware, runs
 from shared.training.errors import Mistake, choices, nearest
 
 CONFIGS = Path("configs")
@@ -114,6 +114,8 @@ def arrange(project: str, verb: str, argv: Sequence[str]) -> Layers:
     asked = _asked(flags, [*given, *local])
     if not own and "help" not in asked and not (verb not in ("fit", "profile", "config") and "ckpt_path" in asked):
         raise Mistake(_no_base(project) if verb == "finetune" else _no_config(project))
+    if not own and (exported := checkpoints.exported(asked.get("ckpt_path"))):
+        own, (stage, size) = [exported / checkpoints.CONFIG], checkpoints.place(exported)
     adapters: list[Path] = []
     if verb == "finetune":
         own, stage, size = _based(project, stage, size, own, asked)
@@ -226,8 +228,8 @@ def _evaluated(project: str, path: str | None, newest: Path | None, what: str, f
     try:
         run = runs.reopen(found)
     except Mistake:
-        if files and found.is_file():
-            return None  # a loose checkpoint: the given layers describe it
+        if files and checkpoints.holds_weights(found):
+            return None  # a loose checkpoint or an export: the layers describe it
         raise
     if run.project != project:
         raise Mistake(f"{found} is a run of {run.project}, not of {project}. Give one of {project}.")

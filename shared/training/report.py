@@ -65,7 +65,7 @@ class WriteReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and not rehearsed(trainer):
             results = pl_module.results(self.run.folder) if hasattr(pl_module, "results") else None
-            write(self.run, results, trainer.ckpt_path, memory=_resident_gb())
+            write(self.run, results, getattr(pl_module, "weights_from", None), memory=_resident_gb())
             if results:
                 self.run.say(results.headline)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.training import bench, profiling, samples
+from shared.training import bench, exports, profiling, samples
 from shared.training.errors import Mistake
 from shared.training.layers import VERBS
 
@@ -46,6 +46,7 @@ def sample(cli: "PalimpsestCLI") -> None:
 
 BUILT_IN = {
     "sample": Verb(sample),
+    "export": Verb(exports.export_verb, exports.ExportOptions),
     "bench": Verb(bench.bench, bench.BenchOptions),
     "profile": Verb(profiling.run),
 }
@@ -64,6 +65,5 @@ HELP = {
     "validate": "the validation loop on a run",
     "test": "score a run (make evaluate)",
     "predict": "answers without scores",
-    "export": "weights as safetensors with their config",
     "config": "the plan and the settings, nothing is run",
 } | {name: verb.help for name, verb in BUILT_IN.items()}

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from shared.training import errors
 from shared.training.errors import Mistake
+from shared.training.lora import LoraOptions
 from tests.cli.conftest import NANO, write
 from tests.cli.tiny.module import OtherModule, TinyModule
 
@@ -55,6 +57,8 @@ CASES: dict[str, tuple[list[str], dict | None]] = {
     "nothing_to_evaluate": (["test", *NANO], None),
     "no_base_to_finetune": (["finetune", *NANO], None),
     "sampling_out_of_range": (["fit", *NANO, "--sampling.steps=0"], None),
+    "lora_without_base": (["fit", *NANO, "--lora.enabled=true"], None),
+    "lora_out_of_range": (["fit", *NANO, "--lora.r=0"], None),
     "checkpoint_missing": (["test", "--ckpt_path=runs/tiny/nano/007"], None),
     "class_of_no_stage": (
         ["fit", *NANO],
@@ -71,6 +75,15 @@ WITH_A_RUN: dict[str, list[str]] = {
     "other_project": ["test", *NANO, "--ckpt_path=other.ckpt"],
     "foreign_file": ["test", *NANO, "--ckpt_path=foreign.ckpt"],
     "no_adapters": ["finetune", "--ckpt_path=runs/tiny/nano/001"],
+    "lora_targets_nothing": [
+        "fit",
+        *NANO,
+        "--ckpt_path=runs/tiny/nano/001",
+        "--lora.enabled=true",
+        "--lora.targets=attention",
+    ],
+    "lora_base_changed": ["test", *NANO, "--ckpt_path=adapted.ckpt"],
+    "nothing_to_merge": ["export", "--ckpt_path=runs/tiny/nano/001", "--export.merge=true"],
     "best_never_written": ["test", "--ckpt_path=runs/tiny/nano/001", "--checkpoint.prefer=best"],
     "loss_not_finite": ["fit", *NANO, "--model.bug=nan"],
 }
@@ -100,10 +113,11 @@ def test_a_mistake_is_told_in_the_golden_words_and_leaves_nothing(name, desk, ru
 
 @pytest.mark.parametrize("name", WITH_A_RUN)
 def test_a_mistake_beside_a_run_leaves_the_run_as_it_was(name, desk, trained, run):
-    if name == "other_project":
-        whole = torch.load(trained / "checkpoints/final.ckpt", weights_only=True)
-        whole["palimpsest"]["project"] = "arc"
-        torch.save(whole, "other.ckpt")
+    whole = torch.load(trained / "checkpoints/final.ckpt", weights_only=True)
+    other = {**whole["palimpsest"], "project": "arc"}
+    torch.save({**whole, "palimpsest": other}, "other.ckpt")
+    adapters = {"options": asdict(LoraOptions(True)), "base": f"{trained}/checkpoints/final.ckpt", "sha256": 64 * "0"}
+    torch.save({**whole, "palimpsest": {**whole["palimpsest"], "lora": adapters}}, "adapted.ckpt")
     torch.save({"weights": torch.zeros(2)}, "foreign.ckpt")
     before = contents(trained)
     said = run(*WITH_A_RUN[name])

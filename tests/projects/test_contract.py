@@ -99,6 +99,12 @@ def test_forward_flops_of_a_batch_are_a_whole_number(module, batch):
     assert type(module.flops(batch)) is int and module.flops(batch) > batch.num_samples
 
 
+def test_adapters_reach_linear_layers_and_of_attention_every_one(module):
+    linear = {name for name, part in module.network.named_modules() if isinstance(part, torch.nn.Linear)}
+    reached = {name for name in linear if re.search(module.lora_targets, name)}
+    assert reached and {name for name in linear if re.search(r"attention\.[qkvo]$", name)} <= reached
+
+
 def test_configuring_the_model_twice_keeps_the_network(module):
     network = module.network
     module.configure_model()

@@ -2,6 +2,9 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shared.training import callbacks, checkpoints
-from tests.lines import LINES, ROOT, Line, environment
+from shared.training.pretrained import from_pretrained
+from tests.lines import CPU, LINES, ROOT, SHORT, Line, environment
 from tests.shared.training.loop import Killed, die_at
 
 pytestmark = [
@@ -79,14 +83,13 @@ def test_killed_at_update_5_and_resumed_is_bitwise_the_uninterrupted_run(line, w
     assert {name for name in files(straight) if not name.startswith("tensorboard")} <= files(again)
 
 
-def killed_and_resumed(line: Line, root: Path, update: int, moment: str) -> Path:
-    """A run that ended without a word at `moment` of `update`, in this process, and was resumed."""
-    root, build = root / f"{update}-{moment}", callbacks.build
+@contextmanager
+def dying(update: int, moment: str) -> Iterator[None]:
+    """The run inside ends without a word at `moment` of `update`, in this process."""
+    build = callbacks.build
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(callbacks, "build", lambda *given: [*die_at(update, moment), *build(*given)])
-        line.run(*line.fit(root, "killed"))
-    line.run(*line.fit(root, "killed", "--run.resume=true"))
-    return line.folder(root) / "killed"
+        yield
 
 
 def dies_anywhere(examples: int):
@@ -103,8 +106,11 @@ def dies_anywhere(examples: int):
         st.integers(1, 7), st.sampled_from(["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
     )
     def law(line, whole, tmp_path_factory, update, moment):
-        folder = killed_and_resumed(line, tmp_path_factory.mktemp("killed"), update, moment)
-        assert (folder / "metrics.csv").read_text() == (whole(line) / "metrics.csv").read_text()
+        root = tmp_path_factory.mktemp("killed")
+        with dying(update, moment):
+            line.run(*line.fit(root, "killed"))
+        line.run(*line.fit(root, "killed", "--run.resume=true"))
+        assert (line.folder(root) / "killed/metrics.csv").read_text() == (whole(line) / "metrics.csv").read_text()
 
     return EVERY_LINE(law)
 
@@ -113,11 +119,53 @@ test_killed_at_any_update_and_resumed_is_bitwise_the_uninterrupted_run = dies_an
 test_fifty_kill_points = pytest.mark.slow(pytest.mark.timeout(1800)(dies_anywhere(50)))
 
 
+SAMPLES = """
+import sys, torch
+from shared.training.pretrained import load_for_sampling
+network, process = load_for_sampling(sys.argv[1])
+same = torch.load(sys.argv[2])
+assert all(torch.equal(value, same[f"network.{name}"]) for name, value in network.state_dict().items())
+print(type(network).__name__, type(process).__name__, network.training, "lightning" in sys.modules)
+"""
+
+
 @EVERY_LINE
-def test_sampling_writes_what_was_drawn_into_the_run(line, whole, capsys):
-    line.run("sample", f"--ckpt_path={whole(line)}", "--sampling.count=2")
-    (folder,) = (whole(line) / "samples").glob("sample-*")
-    assert "drawn       2 samples" in capsys.readouterr().out and files(folder)
+def test_an_export_is_the_averaged_network_in_a_process_without_lightning_and_draws(line, whole, tmp_path, capsys):
+    run, out = whole(line), tmp_path / "out"
+    line.run("export", f"--ckpt_path={run}", f"--export.out={out}")
+    torch.save(checkpoints.read(run / "checkpoints/final.ckpt")["state_dict"], tmp_path / "state.pt")
+    command = [sys.executable, "-c", SAMPLES, str(out), str(tmp_path / "state.pt")]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split()[2:] == ["False", "False"]
+    for weights in (run, out):
+        line.run("sample", f"--ckpt_path={weights}", "--sampling.count=2", f"--run.root={tmp_path}")
+    assert capsys.readouterr().out.count("drawn       2 samples") == 2
+    assert drawn(run / "samples") == drawn(tmp_path)
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    """The pictures, texts and numbers of the last samples below a folder."""
+    last = max(folder.rglob("sample-*"), key=lambda path: path.stat().st_mtime)
+    return {path.name: path.read_bytes() for path in last.iterdir() if path.suffix != ".npz"}
+
+
+@EVERY_LINE
+def test_adapters_are_trained_killed_resumed_exported_and_merged(line, whole, runs, tmp_path, capsys):
+    def arguments(name: str, *more: str) -> list[str]:
+        return ["finetune", CPU, *SHORT, f"--ckpt_path={whole(line)}", f"--run.root={runs}",
+                f"--run.name={name}", *more]  # fmt: skip
+
+    line.run(*arguments("adapted"))
+    with dying(6, "on_train_batch_end"):
+        line.run(*arguments("killed"))
+    line.run(*arguments("killed", "--run.resume=true"))
+    straight, again = (line.folder(runs, "nano-lora") / name for name in ("adapted", "killed"))
+    assert (straight / "metrics.csv").read_text() == (again / "metrics.csv").read_text()
+    for name, more in (("adapters", ()), ("merged", ("--export.merge=true",))):
+        line.run("export", f"--ckpt_path={straight}", f"--export.out={tmp_path / name}", *more)
+    assert "merged      equals unmerged" in capsys.readouterr().out
+    base, merged = (from_pretrained(path).state_dict() for path in (whole(line), tmp_path / "merged"))
+    assert any(not torch.equal(value, merged[name]) for name, value in base.items() if name in merged)
 
 
 def test_the_processes_started_here_reach_no_network():

@@ -14,6 +14,7 @@ from shared.objectives import by_level, share, squared_error
 from shared.processes import Gaussian, Linear
 from shared.sampling import Trajectory, sample, uniform_grid
 from shared.training import optim
+from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Metric, Results, interval
 from shared.training.samples import Sample, SamplingOptions
@@ -27,15 +28,16 @@ class TemplateModule(LightningModule):
     randomness = Randomness()
     optim_recipe = optim.Recipe()
     sampling = SamplingOptions()
+    lora_targets = r"^blocks\.\d+\.(up|down)$"
 
     def __init__(self, width: int, depth: int):
         super().__init__()
         self.width, self.depth = width, depth
-        self.process = Gaussian(Linear())
+        self.process = build(Gaussian, schedule=build(Linear))
 
     def configure_model(self) -> None:
         if not hasattr(self, "network"):
-            self.network = TemplateNetwork(self.width, self.depth)
+            self.network = build(TemplateNetwork, width=self.width, depth=self.depth)
 
     def flops(self, batch: Points) -> int:
         """Of one forward pass: every matrix is used once per point."""

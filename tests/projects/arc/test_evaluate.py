@@ -30,7 +30,7 @@ def said(answered) -> list:
 
 
 def test_an_answer_is_the_same_in_any_company(module, data):
-    queries = data.queries(data.task_ids)
+    queries = data.queries()
     together = solver(module).all(queries)
     alone = [one for query in reversed(queries) for one in solver(module).all([query])]
     cut = solver(module, max_tokens=300).all(queries)
@@ -38,7 +38,7 @@ def test_an_answer_is_the_same_in_any_company(module, data):
 
 
 def test_another_seed_gives_other_walks(module, data):
-    queries = data.queries(data.task_ids)
+    queries = data.queries()
     other = solver(module)
     other.randomness = Randomness(seed=1)
     assert said(solver(module).all(queries)) != said(other.all(queries))
@@ -47,7 +47,7 @@ def test_another_seed_gives_other_walks(module, data):
 def test_one_view_is_two_walks_of_the_identity(module, data):
     one = solver(module, views=1)
     assert one.walks == 2 and (one.views().d4 == 0).all()
-    answered = one.all(data.queries(data.task_ids))
+    answered = one.all(data.queries())
     assert all(sum(c.count for c in a.candidates) == 2 and len(a.attempts) == 2 for a in answered)
 
 
@@ -142,7 +142,7 @@ def test_two_sizes_share_the_views_in_proportion():
 @pytest.fixture
 def evaluation(module, data):
     found = Evaluation(data, EvalOptions(num_steps=3, views=8, stats=True), SizeOptions())
-    found.add(solver(module, stats=True).all(data.queries(data.task_ids)))
+    found.add(solver(module, stats=True).all(data.queries()))
     found.gather()
     return found
 
@@ -182,7 +182,7 @@ def test_without_solutions_a_submission_is_written_and_nothing_is_scored(module,
         (folder / source.name).write_text(source.read_text())
     data = arc_data(dataset=str(folder), tasks=None)
     found = Evaluation(data, EvalOptions(num_steps=2, views=1), SizeOptions())
-    found.add(solver(module, num_steps=2, views=1).all(data.queries(data.task_ids)))
+    found.add(solver(module, num_steps=2, views=1).all(data.queries()))
     results = found.results(tmp_path)
     assert "nothing scored" in results.headline and not results.metrics
     assert (tmp_path / "submission.json").exists()

@@ -75,7 +75,7 @@ def _trace(folder: Path, monkeypatch) -> dict:
     module.eval()
     options = EvalOptions(num_steps=2, views=4)
     solver = Solver(module.network, module.process, options, SizeOptions(), Randomness(), "cycle")
-    answered = solver.all(data.queries(data.task_ids))
+    answered = solver.all(data.queries())
     return {
         "describe": data.describe(),
         "ids": data.task_ids,

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from projects.arc.module import SelfCondition
+from projects.arc.module import ArcModule, SelfCondition
 from projects.arc.network import GridDenoiser
 from projects.arc.walking import Denoiser, walk
+from shared.training import adapting, lora, pretrained
 from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
 
 
@@ -140,8 +141,36 @@ def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
 
 
 def test_an_unknown_task_has_no_row_and_gets_no_default():
-    with pytest.raises(ValueError, match=r"task 3c9b0459 has no row in the checkpoint"):
-        arc_data().queries(("25ff71a9",))
+    data = arc_data()
+    data.built_for(10, ("25ff71a9",), extend=False)
+    for ask in (data.queries, data.examples):
+        with pytest.raises(ValueError, match=r"task 3c9b0459 has no row in the checkpoint"):
+            ask()
+
+
+def test_a_checkpoint_that_is_adapted_keeps_its_rows_and_the_pairs_of_other_tasks_get_rows_after_them(data):
+    stored: dict = {}
+    arc_module(arc_data(tasks=["d037b0a7", "25ff71a9"])).on_save_checkpoint(stored)
+    other = arc_data(tasks=["3c9b0459", "d037b0a7", "6d0aefbc"])
+    module = arc_module(other)
+    module.extend(other, stored)
+    assert module.task_ids == ("25ff71a9", "d037b0a7", "3c9b0459", "6d0aefbc")
+    assert {(e.row, e.pair) for e in other.examples()} == {
+        (module.task_ids.index(task.id), pair) for task in other.pools.training for pair in task.demos
+    }
+    assert [query.row for query in other.queries()] == [module.task_ids.index(id) for id in other.evaluated.ids]
+    assert module.lora_rows[0].rows == [2, 3, 1]
+
+
+def test_a_task_wider_than_the_checkpoint_is_one_sentence(data):
+    stored: dict = {}
+    arc_module(data).on_save_checkpoint(stored)
+    wide = arc_data(tasks=["007bbfb7"], max_size=30)
+    with pytest.raises(ValueError, match=r"data.max_size is 30, CKPT was built for 10"):
+        arc_module(arc_data()).extend(arc_data(tasks=None, max_size=30), stored)
+    stored["tasks"]["side"] = 5
+    with pytest.raises(ValueError, match="task 007bbfb7 needs side 9, CKPT was built for max_size 5"):
+        arc_module(arc_data()).extend(wide, stored)
 
 
 def test_a_recolouring_is_learnt_under_all_views_and_not_without_the_view_tokens(tmp_path):
@@ -174,7 +203,7 @@ def _learn(folder, blind: bool) -> float:
 
 def test_samples_answer_the_queries_in_turn_each_seed_by_its_own_walk(data):
     module = arc_module(data).eval()
-    queries = data.queries(data.task_ids)
+    queries = data.queries()
     drawn = module.sample(list(range(2 * len(queries))))
     assert [sample.text.splitlines()[0] for sample in drawn] == 2 * [query.name for query in queries]
     for sample in drawn:
@@ -189,3 +218,56 @@ def test_more_samples_than_fit_into_one_pass_are_the_same(data):
     cut.eval_options = replace(cut.eval_options, max_tokens=60)
     texts = [[sample.text for sample in module.sample(list(range(12)))] for module in (whole, cut)]
     assert texts[0] == texts[1]
+
+
+KINDS = {f"attention.{k}" for k in ("q", "k", "v", "o")} | {f"mlp.{k}" for k in ("gate", "up", "down")}
+
+
+@pytest.fixture
+def adapted(data, tmp_path):
+    """A module that adapts one of six tasks' rows to two of them, and a batch of these."""
+    base, told = arc_module(data), {}
+    base.on_save_checkpoint(told)
+    content = {"state_dict": base.state_dict(), "palimpsest": {"project": "arc", **pretrained.origin(base)}, **told}
+    torch.save(content, tmp_path / "base.ckpt")
+    some = arc_data(tasks=["3c9b0459", "d037b0a7"])
+    module = ArcModule(width=32, depth=2, heads=2, task_tokens=1, mlp_multiple=32)
+    module.extend(some, told)
+    module.configure_model()
+    adapting.attach(module, lora.LoraOptions(enabled=True), tmp_path / "base.ckpt")
+    order, pairs = arc_batches(some)
+    return module, pairs.build(order.shares(0)[0])
+
+
+def learning(module) -> set[str]:
+    """Layers whose adapters have a gradient."""
+    return {
+        name.removeprefix("network.").partition(".lora_B")[0]
+        for name, p in module.named_parameters()
+        if "lora_B" in name and p.grad is not None and p.grad.any()
+    }
+
+
+def test_every_adapter_learns_and_of_the_rows_those_of_the_tasks_given(adapted):
+    module, batch = adapted
+    module.training_step(batch, 0)["loss"].backward()
+    assert learning(module) == {f"blocks.{n}.{kind}" for n in (0, 1) for kind in KINDS} | {"size"}
+    rows = module.network.tasks.token_adapter.trainable_tokens_delta["default"]
+    assert len(rows) == 2 and rows.grad.abs().sum(1).all()
+
+
+def test_adapters_learn_from_the_prefix_of_whose_last_block_only_keys_and_values_are_made(adapted):
+    module, batch = adapted
+    memory = module.network.prefix(batch.question).memory
+    sum(part.square().sum() for part in memory[-1]).backward()
+    assert learning(module) == {f"blocks.0.{k}" for k in KINDS} | {"blocks.1.attention.k", "blocks.1.attention.v"}
+
+
+def test_adapters_learn_from_the_body(adapted):
+    module, batch = adapted
+    with torch.no_grad():
+        prefix = module.network.prefix(batch.question)
+    answer = batch.answer
+    logits = module.network(prefix, module.network.frame(prefix, answer), answer, torch.full((answer.count,), 0.5))
+    logits.square().sum().backward()
+    assert learning(module) == {f"blocks.{n}.{kind}" for n in (0, 1) for kind in KINDS}

@@ -8,6 +8,7 @@ import torch
 
 from shared.training.checkpoints import CheckpointOptions, choose, read, require_same, settle
 from shared.training.errors import Mistake
+from tests.shared.training import loop
 
 STATE = {"network.a": torch.zeros(2, 3), "network.b": torch.zeros(4)}
 
@@ -101,3 +102,29 @@ def test_intervals_are_at_least_one_update(wrong):
 def test_files_are_read_without_lightning():
     code = "import sys, shared.training.checkpoints; print('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+class Settled(loop.Module):
+    """It has a buffer that counts, and keeps its averaged output layer at norm 1."""
+
+    def __init__(self, poison=None, recipe=None):
+        super().__init__(poison, recipe)
+        self.register_buffer("batches", torch.tensor(0))
+
+    def training_step(self, batch, index):
+        self.batches += 1
+        return super().training_step(batch, index)
+
+    def after_average(self, network):
+        network[-1].weight /= network[-1].weight.norm()
+
+
+def test_a_file_holds_the_average_as_evaluations_see_it_and_buffers_as_they_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "Module", Settled)
+    run, module = loop.train(tmp_path, "a", loop.Setting(updates=3, validate_every=None))
+    stored = read(run.checkpoints / "final.ckpt")
+    state, shadow, raw = stored["state_dict"], stored["averaging_state"]["shadow"], stored["current_model_state"]
+    assert int(state["batches"]) == int(raw["batches"]) == 3
+    assert float(state["network.3.weight"].norm()) == pytest.approx(1) != float(shadow["network.3.weight"].norm())
+    assert torch.equal(state["network.0.weight"], shadow["network.0.weight"])
+    assert torch.equal(raw["network.3.weight"], module.network[3].weight)
