@@ -8,8 +8,9 @@ peak (CUDA). Knows the command line's objects; the repeating and the storing are
 import copy
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -63,7 +64,10 @@ class Loops:
 
     def fit(self, ema: EmaOptions | None = None, *, ours: bool = True) -> float:
         """Milliseconds of an update under the Trainer with our callbacks, or with none."""
-        options = self._options(ema or self.cli.options.ema)
+        with redirect_stdout(StringIO()):  # the lines of a run in the middle of a table
+            return self._fit(self._options(ema or self.cli.options.ema), ours=ours)
+
+    def _fit(self, options: SimpleNamespace, *, ours: bool) -> float:
         run = self.cli._open_run() if ours else None
         clock = Clock(WARM)
         trainer = self.cli.instantiate_trainer(
