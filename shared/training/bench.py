@@ -52,7 +52,8 @@ def bench(cli: "PalimpsestCLI") -> None:
 
     options: BenchOptions = cli.options.bench
     found = MODES[options.mode](cli, options.seconds)
-    store(found, f"{cli.plan.project}-{cli.plan.size}-{options.mode}")
+    if runs.rank() == 0:
+        store(found, f"{cli.plan.project}-{cli.plan.size}-{options.mode}")
 
 
 def attention(segments: int = 64, longest: int = 900, share: float = 0.18, width: int = 128) -> dict[str, Any]:

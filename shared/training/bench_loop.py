@@ -8,8 +8,9 @@ peak (CUDA). Knows the command line's objects; the repeating and the storing are
 import copy
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from shared.training import callbacks, optim, plan, runs
+from shared.training import callbacks, hardware, optim, plan, runs
 from shared.training.averaging import Averaging
 from shared.training.bench import REPEATS, paired, spread, take_turns
 from shared.training.ema import EmaOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from shared.training.cli import PalimpsestCLI
 
 WARM = 20  # updates before the clock starts
+MANY = 200  # updates of one loop over several processes
 
 
 class Clock(Callback):
@@ -60,10 +62,21 @@ class Loops:
     def __post_init__(self) -> None:
         self.cli.options.run = replace(self.cli.options.run, root=str(self.folder), name=None, test_after_fit=False)
         self.blank = copy.deepcopy(self.cli.model)
+        self.device = "cuda" if self.cli.config.trainer.accelerator in ("gpu", "cuda") else "cpu"
+
+    def last(self, seconds: float, loops: int) -> None:
+        """Make `loops` loops in every turn take about `seconds` in all; ranks agree on a number without a clock."""
+        if self.cli.plan.world > 1:
+            self.updates = MANY
+        else:
+            self.updates = max(20, int(1000 * seconds / (REPEATS + 1) / loops / max(self.bare(), 0.1)) - WARM)
 
     def fit(self, ema: EmaOptions | None = None, *, ours: bool = True) -> float:
         """Milliseconds of an update under the Trainer with our callbacks, or with none."""
-        options = self._options(ema or self.cli.options.ema)
+        with redirect_stdout(StringIO()):  # the lines of a run in the middle of a table
+            return self._fit(self._options(ema or self.cli.options.ema), ours=ours)
+
+    def _fit(self, options: SimpleNamespace, *, ours: bool) -> float:
         run = self.cli._open_run() if ours else None
         clock = Clock(WARM)
         trainer = self.cli.instantiate_trainer(
@@ -75,12 +88,12 @@ class Loops:
             limit_val_batches=0,
             accumulate_grad_batches=self.cli.plan.accumulate,
         )
-        trainer.fit(copy.deepcopy(self.blank), datamodule=self.cli.datamodule)
+        trainer.fit(self._fresh(), datamodule=self.cli.datamodule)
         return 1000 * (clock.end - clock.begin) / self.updates
 
     def bare(self) -> float:
         """Milliseconds of an update of the loop one would write by hand: step, backward, clip, optimizer, schedule."""
-        module, accumulate = self._placed(copy.deepcopy(self.blank)), self.cli.plan.accumulate
+        module, accumulate = self._fresh().to(self.device).train(), self.cli.plan.accumulate
         built = optim.build(module, self.cli.options.optim, WARM + self.updates)
         optimizer, schedule = built["optimizer"], built["lr_scheduler"]["scheduler"]
         batches = plan.batches(self.cli.datamodule, 1, accumulate)
@@ -102,7 +115,7 @@ class Loops:
 
     def average(self, ema: EmaOptions) -> float:
         """Milliseconds that the averaging callback takes of an update, alone."""
-        module = self._placed(copy.deepcopy(self.blank))
+        module = self._fresh().to(self.device)
         averaging, trainer = Averaging(ema), SimpleNamespace(global_step=0)
         averaging.on_fit_start(trainer, module)  # type: ignore[arg-type]
         begin = 0.0
@@ -120,13 +133,15 @@ class Loops:
         files = replace(given["checkpoint"], every=never, monitor=None, keep_every=None)
         return SimpleNamespace(**{**given, "ema": ema, "checkpoint": files, "snapshots": SnapshotOptions()})
 
-    def _placed(self, module: Any) -> Any:
-        on_card = self.cli.config.trainer.accelerator in ("gpu", "cuda")
-        return module.to("cuda" if on_card else "cpu").train()
+    def _fresh(self) -> Any:
+        """The module as it was built, with what the hardware profile switches on."""
+        module = copy.deepcopy(self.blank)
+        hardware.apply(self.cli.options.hardware, getattr(module, "network", module))
+        return module
 
     def _cast(self) -> AbstractContextManager[Any]:
         half = self.cli.plan.precision.startswith("bf16")
-        return torch.autocast(self.blank.device.type, torch.bfloat16) if half else nullcontext()
+        return torch.autocast(self.device, torch.bfloat16) if half else nullcontext()
 
 
 def _now(device: torch.device) -> float:
@@ -135,11 +150,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def loop(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
+def loop(cli: "PalimpsestCLI", seconds: float) -> dict[str, Any]:
     """Milliseconds of an update: bare, under Lightning alone, under ours; and of the average."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         loops = Loops(cli, 20, Path(folder))
-        loops.updates = _updates_for(loops.bare(), 3, seconds or 60)
+        loops.last(seconds, 3)
         one, three = replace(cli.options.ema, enabled=True, power=[]), (0.05, 0.1)
         found = take_turns(
             {
@@ -164,12 +179,12 @@ def loop(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
     }
 
 
-def throughput(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
+def throughput(cli: "PalimpsestCLI", seconds: float) -> dict[str, Any]:
     """What perf.csv says of the whole loop, medians over intervals and repeats."""
     names: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         loops = Loops(cli, 20, Path(folder))
-        loops.updates = _updates_for(loops.bare(), 1, seconds or 60)
+        loops.last(seconds, 1)
         cli.options.logging = replace(cli.options.logging, every=max(1, loops.updates // 4))
         for _ in range(REPEATS):
             loops.fit()
@@ -180,7 +195,7 @@ def throughput(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
     return {"updates": loops.updates, **{name: spread(values) for name, values in names.items()}}
 
 
-def memory(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
+def memory(cli: "PalimpsestCLI", seconds: float) -> dict[str, Any]:
     """The plan's estimate of the largest memory, beside what a card really needed."""
     estimate = {"state_gb": cli.plan.state_bytes / 1e9, "planned_gb": cli.plan.peak_bytes / 1e9}
     if not torch.cuda.is_available():
@@ -190,11 +205,6 @@ def memory(cli: "PalimpsestCLI", seconds: float | None) -> dict[str, Any]:
         Loops(cli, 20, Path(folder)).fit()
     measured = torch.cuda.max_memory_allocated() / 1e9
     return {**estimate, "measured_gb": measured, "planned_over_measured": estimate["planned_gb"] / measured}
-
-
-def _updates_for(ms: float, loops: int, seconds: float) -> int:
-    """Updates of one measured loop, so that `loops` of them in every turn take about `seconds` in all."""
-    return max(20, int(1000 * seconds / (REPEATS + 1) / loops / max(ms, 0.1)) - WARM)
 
 
 MODES = {"loop": loop, "throughput": throughput, "memory": memory}

@@ -17,7 +17,7 @@ import torch
 from shared.training import optim
 from shared.training.activations import saved_bytes
 from shared.training.errors import Mistake
-from shared.training.hardware import Machine, gemm_tflops
+from shared.training.hardware import Machine, gemm_tflops, peak_tflops
 from shared.training.logs import duration
 from shared.training.optim import Recipe, warmup_updates
 from shared.training.throughput import training_flops
@@ -178,7 +178,7 @@ def resolve(
         updates=_updates(trainer),
         validate_every=config.get("run", {}).get("validate_every"),
         averages=config.get("ema", {}).get("enabled", True),
-        peak_tflops=card.get("peak_tflops"),
+        peak_tflops=_peak(card, trainer, machine),
         memory_gb=card.get("memory_gb"),
         batch_units=data.get("batch_units"),
     )  # fmt: skip
@@ -252,7 +252,8 @@ def costed(plan: Plan, module: Any, datamodule: Any) -> Plan:
         flops_per_update=shards * flops or None,
         activation_bytes=saved_bytes(module, batch, plan.precision),
     )
-    return replace(plan, seconds=plan.totals["FLOP"] / _flops_per_second(plan)) if flops else plan
+    rate = _flops_per_second(plan) if flops else None
+    return replace(plan, seconds=plan.totals["FLOP"] / rate) if rate else plan
 
 
 def batches(datamodule: Any, world: int = 1, accumulate: int = 1) -> Iterator[Any]:
@@ -318,9 +319,18 @@ def _device(trainer: Mapping[str, Any], world: int, machine: Machine) -> str:
     return f"{world} x {machine.devices[0] if machine.devices else 'GPU'}"
 
 
-def _flops_per_second(plan: Plan) -> float:
-    rate = plan.peak_tflops * GPU_UTILISATION if plan.peak_tflops else gemm_tflops(torch.device("cpu"))
-    return rate * 1e12 * plan.world
+def _peak(card: Mapping[str, Any], trainer: Mapping[str, Any], machine: Machine) -> float | None:
+    """Peak of the card planned for: the profile's, else that of the card that is here."""
+    name = machine.devices[0] if machine.devices and trainer.get("accelerator") != "cpu" else ""
+    return card.get("peak_tflops") or peak_tflops(name, str(trainer.get("precision") or ""))
+
+
+def _flops_per_second(plan: Plan) -> float | None:
+    """Of all processes; None for a card whose peak nobody knows: no guess."""
+    if plan.peak_tflops:
+        return plan.peak_tflops * GPU_UTILISATION * 1e12 * plan.world
+    on_cpu = plan.device.endswith(("CPU process", "CPU processes"))
+    return gemm_tflops(torch.device("cpu")) * 1e12 * plan.world if on_cpu else None
 
 
 def _git(*arguments: str) -> str:

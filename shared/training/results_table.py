@@ -4,8 +4,8 @@
     python -m shared.training.results_table arc runs/arc/nano/003 --as four-tasks      # under a name of its own
     python -m shared.training.results_table arc                                        # write the table again
 
-`goals.yaml` beside the README lists the goals; `results.json` keeps the numbers of the runs that were taken up, one
-entry per name (by default the run's size) and seed, and is committed with the table. Knows files only.
+`results/goals.yaml` beside the README lists the goals; `results/measured.json` keeps the numbers of the runs that were
+taken up, one entry per name (by default the run's size) and seed, and is committed with the table. Knows files only.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from shared.training.errors import Mistake, choices, nearest, told
 
 HEAD = ("goal", "must", "moonshot", "measured", "command", "commit", "hardware", "seeds")
 NOT_MEASURED = "not measured"
+GOALS, MEASURED = Path("results/goals.yaml"), Path("results/measured.json")
 
 
 def home(project: str, root: Path = Path(".")) -> Path:
@@ -52,7 +53,7 @@ def entry(folder: str, project: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def rows(goals: Sequence[Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row per goal: goal, must, moonshot, run, metric, command, and hardware where it is not yet measured."""
+    """One row per goal (goal, must, moonshot, run, metric, command, hardware while it is not measured)."""
     return [_row(goal, results.get(str(goal.get("run")), {})) for goal in goals]
 
 
@@ -95,10 +96,10 @@ def metric(goal: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]
 
 
 def table(folder: Path) -> list[str]:
-    """The lines of the table, from the two files of a project's folder."""
-    goals, results = folder / "goals.yaml", folder / "results.json"
+    """The lines of the table, from the two files of a project's `results`."""
+    goals, results = folder / GOALS, folder / MEASURED
     if not goals.exists():
-        raise Mistake(f"{goals} does not exist: list the goals there (see shared/training/template/goals.yaml).")
+        raise Mistake(f"{goals} does not exist: list the goals there (see {home('template') / GOALS}).")
     kept = runs.read_json(results) if results.exists() else {}
     return layout.markdown(HEAD, rows(yaml.safe_load(goals.read_text(encoding="utf-8")), kept))
 
@@ -107,15 +108,16 @@ def main(words: Sequence[str], root: Path = Path(".")) -> None:
     parser = argparse.ArgumentParser(prog="python -m shared.training.results_table", allow_abbrev=False)
     parser.add_argument("project")
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--as", dest="name", help="the name that goals.yaml gives these runs; default: their size")
+    parser.add_argument("--as", dest="name", help="the name that the goals give these runs; default: their size")
     asked = parser.parse_args(words)
     folder = home(asked.project, root)
-    path = folder / "results.json"
+    path = folder / MEASURED
     kept = runs.read_json(path) if path.exists() else {}
     for run in asked.runs:
         name, seed, content = entry(run, asked.project)
         kept.setdefault(asked.name or name, {})[seed] = content
     if asked.runs:
+        path.parent.mkdir(exist_ok=True)
         runs.write_json(path, kept)
     lines = table(folder)
     print("\n".join(lines))

@@ -47,6 +47,7 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.delenv("DEBUG", raising=False)
     monkeypatch.delenv("PALIMPSEST_RUN", raising=False)
     monkeypatch.setattr("sys.argv", ["tiny"])
+    monkeypatch.setattr("shared.training.hardware.CACHE", ROOT / ".cache")  # the machine is measured once, not per test
     return tmp_path
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import config
 from torch._dynamo.testing import CompileCounter
 
 from shared.training import checkpoints
 from shared.training.errors import Mistake
-from shared.training.hardware import HardwareOptions, Machine, _nodes, apply, choose, require
+from shared.training.hardware import ROUTES, HardwareOptions, Machine, _nodes, apply, choose, require
 from shared.training.template.data import TemplateData
 from shared.training.template.module import TemplateModule
 from tests.cli.conftest import NANO, ROOT
@@ -104,6 +105,7 @@ def test_the_compiled_path_is_what_training_runs(run, monkeypatch, what, graphs)
         assert 1 <= counter.frame_count <= graphs, "the plain run has added none"
         file = Path("runs/template/nano", f"{len(stored) + 1:03d}", "checkpoints/last.ckpt")
         stored.append(checkpoints.read(file)["current_model_state"])
+    assert config.recompile_limit == ROUTES, "each way through a packed block keeps its graph"
     assert list(stored[0]) == list(stored[1])
     for name, weight in stored[0].items():
         torch.testing.assert_close(weight, stored[1][name])

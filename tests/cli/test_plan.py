@@ -174,6 +174,21 @@ def test_the_batch_that_tells_the_cost_is_split_as_the_run_will_split_it():
     assert split.activation_bytes < complete().activation_bytes
 
 
+def test_time_is_estimated_from_the_peak_of_the_card_and_never_guessed():
+    def seconds(machine, accelerator="gpu", peak=None):
+        given = {**config(accelerator=accelerator), "hardware": {"peak_tflops": peak}}
+        given["trainer"]["precision"] = "bf16-mixed"
+        known = plan.described(plan.resolve(given, machine), Module(), Data(), Recipe())
+        return plan.costed(known, Module(), Data()).seconds
+
+    flops = 100 * 48 * 3010
+    a100, unknown = (Machine((name,), (8, 0)) for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 9999"))
+    assert seconds(a100) == pytest.approx(flops / (0.35 * 312e12))
+    assert seconds(a100, peak=1000.0) == pytest.approx(flops / (0.35 * 1000e12)), "the profile's card is planned for"
+    assert seconds(unknown) is None
+    assert seconds(CPU, "cpu") > 0
+
+
 def test_what_a_backward_needs_is_counted_and_nothing_else():
     """exp keeps its input's image only where x learns; the layer keeps its input, the square its argument."""
     assert complete().activation_bytes == 2 * 48 * 8 * 4

@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def wandb_records(folder: Path) -> list[list]:
 
     files = [pieces_of(file.read_bytes()) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
     return [[wandb_internal_pb2.Record.FromString(piece) for piece in pieces] for pieces in files]
+
+
+def written(folder: Path, count: int) -> list[list]:
+    """`wandb_records` once the service, a process of its own, has closed `count` files."""
+    for _ in range(100):
+        files = wandb_records(folder)
+        if len(files) == count and all(records and records[-1].HasField("exit") for records in files):
+            break
+        time.sleep(0.1)
+    return files
 
 
 def pieces_of(data: bytes) -> list[bytes]:
@@ -106,14 +117,15 @@ def interrupted_and_resumed(tmp_path_factory):
     mirrors = {"tensorboard": "off", "wandb": "offline"}
     with pytest.raises(SystemExit):
         train(root, "a", Setting(mirrors=mirrors, extra=[Hook("on_train_batch_end", press)]))
-    first = wandb_records(root / "toy/nano/a")
+    first = written(root / "toy/nano/a", 1)
     run, _ = train(root, "a", Setting(mirrors=mirrors), resume=True)
+    written(run.folder, 2)
     return run, first
 
 
 def test_wandb_offline_is_closed_after_a_signal(interrupted_and_resumed):
     _, [records] = interrupted_and_resumed
-    assert records[-1].WhichOneof("record_type") == "exit"
+    assert records[-1].exit.exit_code == 1
 
 
 def test_wandb_of_a_resumed_run_is_one_run_with_the_rows_of_the_tables(interrupted_and_resumed):
@@ -141,16 +153,28 @@ LOADED = """
 import sys
 from pathlib import Path
 from tests.shared.training.loop import Setting, train
-for choice in ("off", "auto"):
-    train(Path(sys.argv[1]), choice, Setting(updates=2, mirrors={"tensorboard": choice}))
-    print("LOADED", choice, sorted({"tensorboard", "wandb"} & {name.split(".")[0] for name in sys.modules}))
+for choice, wandb in (("off", "off"), ("auto", "off"), ("auto", "offline")):
+    train(Path(sys.argv[1]), choice + wandb, Setting(updates=2, mirrors={"tensorboard": choice, "wandb": wandb}))
+    print("LOADED", choice, wandb, sorted({"tensorboard", "wandb"} & {name.split(".")[0] for name in sys.modules}))
 """
 
 
-def test_a_library_that_is_not_asked_for_is_not_imported(tmp_path):
-    command = [sys.executable, "-c", LOADED, str(tmp_path)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "LOADED off []" in said and "LOADED auto ['tensorboard']" in said
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    """A process that trains with more and more mirrors; it has no network and says so when it is asked for."""
+    command = [sys.executable, "-c", LOADED, str(tmp_path_factory.mktemp("runs"))]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+
+def test_a_library_that_is_not_asked_for_is_not_imported(process):
+    assert "LOADED off off []" in process.stdout
+    assert "LOADED auto off ['tensorboard']" in process.stdout
+    assert "LOADED auto offline ['tensorboard', 'wandb']" in process.stdout
+
+
+def test_wandb_offline_asks_for_no_network_and_says_nothing(process):
+    assert "NetworkUsed" not in process.stderr
+    assert "wandb:" not in process.stdout + process.stderr
 
 
 def test_a_library_that_is_asked_for_and_missing_is_refused_by_name(monkeypatch):

@@ -11,7 +11,8 @@ from tests.shared.training.loop import Setting, train
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = [path.parent for path in [*ROOT.glob("projects/*/goals.yaml"), *ROOT.glob("shared/training/*/goals.yaml")]]
+FILES = [file for room in ("projects", "shared/training") for file in ROOT.glob(f"{room}/*/results/goals.yaml")]
+FOLDERS = [file.parent.parent for file in FILES]
 GOALS = """\
 - {goal: the error, must: 0.6, moonshot: 0.2, run: nano, metric: error, command: make train}
 - {goal: seconds, run: nano, metric: training seconds, command: make train}
@@ -35,8 +36,8 @@ def tested(tmp_path_factory):
 @pytest.fixture
 def house(tmp_path):
     folder = tmp_path / "projects/toy"
-    folder.mkdir(parents=True)
-    (folder / "goals.yaml").write_text(GOALS)
+    (folder / "results").mkdir(parents=True)
+    (folder / "results/goals.yaml").write_text(GOALS)
     (folder / "README.md").write_text("# Toy\n<!-- measured -->\n<!-- /measured -->\n")
     return tmp_path
 
@@ -85,7 +86,7 @@ def test_a_run_that_says_nothing_of_the_goal_is_refused(house, tested, tmp_path)
         results_table.main(["toy", str(untested.folder)], house)
     with pytest.raises(Mistake, match="is a run of toy, not of arc"):
         results_table.main(["arc", str(tested.folder)], house)
-    (house / "projects/toy/goals.yaml").write_text(GOALS.replace("metric: error", "metric: eror"))
+    (house / "projects/toy/results/goals.yaml").write_text(GOALS.replace("metric: error", "metric: eror"))
     with pytest.raises(Mistake, match=r"names the metric `eror`, but nano has .*Did you mean `error`"):
         results_table.main(["toy", str(tested.folder)], house)
     with pytest.raises(Mistake, match="list the goals there"):
