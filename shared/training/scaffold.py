@@ -18,7 +18,7 @@ from pathlib import Path
 from shared.training.errors import Mistake, told
 
 HOME = "shared/training/template"
-RESULTS = "results.json"  # measured numbers: a copy has none yet
+RESULTS = "measured.json"  # measured numbers: a copy has none yet
 OWN = re.compile(r"<!-- template -->.*?<!-- /template -->\n?", re.DOTALL)  # what a README says of the template alone
 
 
@@ -36,7 +36,13 @@ def class_name(name: str) -> str:
 
 def sources(root: Path) -> Iterator[Path]:
     """The files of the template, by path from the root."""
-    places = [HOME + "/*", "configs/template/*", "tests/*/template.yaml", "tests/*/test_template.py"]
+    places = [
+        HOME + "/*",
+        HOME + "/results/*",
+        "configs/template/*",
+        "tests/*/template.yaml",
+        "tests/*/test_template.py",
+    ]
     files = (path for place in places for path in sorted(root.glob(place)) if path.is_file())
     return (path.relative_to(root) for path in files if path.name != RESULTS)
 

@@ -53,7 +53,8 @@ def test_nothing_but_the_new_project_is_written(house):
     assert new >= {f"projects/spirals/{name}.py" for name in ("__init__", "__main__", "network", "module", "data")}
     assert new >= {f"configs/spirals/{name}.yaml" for name in ("base", "nano", "smol", "mediom", "lorge")}
     assert new >= {"projects/spirals/README.md", "tests/projects/test_spirals.py", "tests/learn/test_spirals.py"}
-    assert "tests/smoke/spirals.yaml" in new
+    assert new >= {"tests/smoke/spirals.yaml", "projects/spirals/results/goals.yaml"}
+    assert "projects/spirals/results/measured.json" not in new
 
 
 def test_the_template_is_named_nowhere_in_it(house):
