@@ -144,7 +144,7 @@ def test_an_export_is_the_averaged_network_in_a_process_without_lightning_and_dr
 
 
 def drawn(folder: Path) -> dict[str, bytes]:
-    """The pictures, texts and numbers of the last samples below a folder."""
+    """The pictures and texts of the last samples below a folder."""
     last = max(folder.rglob("sample-*"), key=lambda path: path.stat().st_mtime)
     return {path.name: path.read_bytes() for path in last.iterdir() if path.suffix != ".npz"}
 
