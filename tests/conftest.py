@@ -27,6 +27,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), str(TESTS.parent), os.
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 
 
+@pytest.fixture
+def at_home(monkeypatch):
+    """Commands and layers are named from the root of the repository."""
+    monkeypatch.chdir(TESTS.parent)
+
+
 @pytest.fixture(autouse=True)
 def one_thread_per_worker():
     """A run inside a test may claim all cores; the next test on this worker starts from one again."""
@@ -35,8 +41,16 @@ def one_thread_per_worker():
         sys.modules["torch"].set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped where there is no CUDA device."""
+def pytest_addoption(parser):
+    parser.addoption("--project", help="leave out what tests another project")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of projects that were not asked for are left out; those marked `gpu` are skipped without a CUDA device."""
+    if wanted := config.getoption("--project"):
+        others = [item for item in items if room_of(item.nodeid) not in (f"project {wanted}", *BUDGETS)]
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return
@@ -48,13 +62,14 @@ def pytest_collection_modifyitems(items):
 
 
 def room_of(nodeid: str) -> str:
-    """tests/laws/test_x.py -> "laws"; tests/smoke/test_arc.py -> "project arc"; tests/test_x.py -> "tests"."""
-    folders, file = nodeid.split("::")[0].split("/")[1:-1], Path(nodeid.split("::")[0]).stem
+    """tests/laws/test_x.py -> "laws"; tests/smoke/test_arc.py, or [arc] behind any of its tests -> "project arc"."""
+    file, _, name = nodeid.partition("::")
+    folders, stem = file.split("/")[1:-1], Path(file).stem
     if not folders:
         return "tests"
     if folders[0] not in PER_PROJECT:
         return folders[0]
-    words = [*folders[1:2], *file.split("_")]
+    words = [*folders[1:2], *stem.split("_"), *name.rstrip("]").replace("[", "-").split("-")]
     return "project " + next((word for word in words if (TESTS.parent / "projects" / word).is_dir()), "template")
 
 

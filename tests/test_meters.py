@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.training import meters
+from shared.training import meters, scaffold
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +33,19 @@ def test_no_file_has_more_than_600_lines(house):
 
 def test_no_eight_lines_stand_in_two_projects(house):
     assert house.duplicates == []
+
+
+def test_a_new_project_costs_at_most_350_lines_of_code(house):
+    assert 0 < house.template <= 350
+
+
+TEMPLATE_LINES = 175  # of Python, in its package
+
+
+def test_the_package_of_the_template_stays_small():
+    python = meters.sources(ROOT, meters.TEMPLATE)
+    assert 0 < sum(map(meters.code_lines, python)) <= TEMPLATE_LINES
+    assert all(meters.code_lines(path) <= 30 for path in ROOT.glob("configs/template/*.yaml"))
 
 
 def write(root: Path, name: str, text: str) -> Path:
@@ -64,6 +77,23 @@ def test_a_block_is_written_twice_from_eight_lines_on(tmp_path, lines, pairs):
     write(tmp_path, "projects/a/one.py", f"import os\ndef f():\n{body(3, 'y')}# comment\n{body(lines)}")
     write(tmp_path, "projects/b/two.py", f"import os\ndef g():\n{body(lines)}")
     assert len(meters.duplicates(tmp_path)) == pairs
+
+
+def test_what_two_projects_have_from_the_template_is_no_copy_of_one_another(tmp_path):
+    text = f"class Template:\n{body(9)}"
+    write(tmp_path, "shared/training/template/a.py", text)
+    for name in ("spirals", "ring_world"):
+        write(tmp_path, f"projects/{name}/a.py", scaffold.renamed(text, name))
+    assert meters.duplicates(tmp_path) == []
+    for name in ("spirals", "ring_world"):
+        write(tmp_path, f"projects/{name}/b.py", body(9, "y"))
+    assert len(meters.duplicates(tmp_path)) == 2
+
+
+def test_lines_of_code_leave_out_blanks_comments_and_docstrings(tmp_path):
+    python = write(tmp_path, "a.py", '"""What\nit is."""\n\n# so\ndef f():\n    """Says."""\n    return """a\n\nb"""\n')
+    assert meters.code_lines(python) == 3
+    assert meters.code_lines(write(tmp_path, "a.yaml", "# make\na: 1\n\nb:\n  c: 2  # why\n")) == 3
 
 
 def test_a_block_twice_in_one_project_is_its_own_affair(tmp_path):

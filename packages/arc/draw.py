@@ -89,6 +89,33 @@ def rgb() -> np.ndarray:
     return np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in (*COLOURS, HIDDEN)], np.uint8)
 
 
+# ---- pixels, without axes ----
+
+
+def pixels(grid: np.ndarray, cell: int = 12) -> np.ndarray:
+    """uint8 [h cell + 1, w cell + 1, 3]: square cells with lines between."""
+    line = np.array([int(LINE[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    picture = np.pad(rgb()[grid].repeat(cell, 0).repeat(cell, 1), ((0, 1), (0, 1), (0, 0)))
+    picture[::cell], picture[:, ::cell] = line, line
+    return picture
+
+
+def pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]], cell: int = 12) -> np.ndarray:
+    """uint8 [H, W, 3]: pairs of grids in a row, input beside output; a rule stands before the last pair."""
+    parts = [pixels(grid, cell) for pair in pairs for grid in pair]
+    gaps = [cell if n % 2 else 3 * cell for n in range(1, len(parts) + 1)]
+    page = np.full(
+        (max(map(len, parts)) + 2 * cell, sum(part.shape[1] for part in parts) + sum(gaps), 3), 255, np.uint8
+    )
+    left = cell
+    for n, (part, gap) in enumerate(zip(parts, gaps)):
+        if n == len(parts) - 2 > 0:
+            page[:, left - 3 * cell // 2] = page[0, 0] // 2
+        page[cell : cell + part.shape[0], left : left + part.shape[1]] = part
+        left += part.shape[1] + gap
+    return page
+
+
 # ---- one pair of axes ----
 
 

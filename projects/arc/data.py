@@ -23,7 +23,7 @@ from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, unknown_id
 from packages.arc.views import Placement, Views, recolour, turned
 from projects.arc.network import Question
 from projects.arc.packing import Cells, GridStore, to_device
-from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards
+from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, placed
 from shared.training.randomness import Randomness, key
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
@@ -320,16 +320,9 @@ class ArcData(LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     def train_dataloader(self) -> ResidentBatches:
-        examples, trainer = self.examples(), self.trainer
+        examples = self.examples()
         pairs = PairBatches(examples, self.side, self.augment, self.randomness).to(self.device)
-        order = self.order(
-            examples,
-            world=trainer.world_size,
-            rank=trainer.global_rank,
-            accumulate=trainer.accumulate_grad_batches,
-            start=lambda: trainer.global_step,
-        )
-        return ResidentBatches(order, pairs.build)
+        return ResidentBatches(self.order(examples, **placed(self.trainer)), pairs.build)
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
         """Which pairs each update sees; `place`: world, rank, accumulate, start."""

@@ -22,9 +22,9 @@ from projects.arc.data import ArcData, Grids, Query
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
 from projects.arc.packing import Cells
-from projects.arc.pictures import draw_denoising, draw_noising
+from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.size import SizeOptions
-from projects.arc.solving import EvalOptions, Solver
+from projects.arc.solving import EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
 from shared.objectives import by_level, segment_mean, share
 from shared.processes import Uniform, cosine, squared, with_floor
@@ -35,6 +35,7 @@ from shared.training.lora import Rows
 from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Results
+from shared.training.samples import Sample, SamplingOptions
 
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021
 VALIDATION_STEPS = 8
@@ -104,7 +105,7 @@ class ArcModule(LightningModule):
         self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
         self.eval_options, self.size_options = eval, size
         self.process = noise.process()
-        self.optim_recipe, self.randomness = optim.Recipe(), Randomness()
+        self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
 
@@ -312,7 +313,15 @@ class ArcModule(LightningModule):
         assert self.evaluation is not None
         return self.evaluation.results(folder)
 
-    # --- pictures
+    # --- samples and pictures
+
+    def sample(self, seeds: list[int]) -> list[Sample]:
+        """Answers to the evaluated queries in turn, one walk in the identity view each; no answer is looked up."""
+        asked = self.data.queries()
+        queries = [asked[seed % len(asked)] for seed in seeds]
+        options = replace(self.eval_options, num_steps=self.sampling.steps)
+        drawn = OneWalk(self.network, self.process, options, self.size_options, self.randomness).drawn(queries, seeds)
+        return [sample_of(query, answer) for query, answer in zip(queries, drawn)]
 
     def draw(self, folder: Path, update: int) -> list[Path]:
         """How answers are corrupted, and how the present weights walk back."""

@@ -9,14 +9,17 @@ import numpy as np
 import torch
 
 from packages.arc import draw
-from projects.arc.data import Example, PairBatches
+from packages.arc.tasks import Grid
+from projects.arc.data import Example, PairBatches, Query
 from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment
 from shared.training.batches import Share
+from shared.training.samples import Sample
 
 if TYPE_CHECKING:
     from projects.arc.module import ArcModule
 
+SHOWN_DEMOS = 2
 TIMES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -27,6 +30,17 @@ def shown(module: ArcModule) -> list[Example]:
     examples = held or list({e.row: e for e in data.examples()}.values())
     picks = np.linspace(0, len(examples) - 1, min(module.snapshots.count, len(examples))).round().astype(int)
     return [examples[i] for i in picks]
+
+
+def sample_of(query: Query, answer: Grid) -> Sample:
+    """A drawn answer as picture (behind the first demos and the question), as digits and as a tensor."""
+    demos = [(pair.input, pair.output) for pair in query.task.demos[:SHOWN_DEMOS]]
+    rows = "\n".join("".join(map(str, row)) for row in answer.tolist())
+    return Sample(
+        text=f"{query.name}\n{rows}",
+        image=torch.from_numpy(draw.pairs([*demos, (query.grid, answer)])),
+        data={"answer": torch.from_numpy(answer)},
+    )
 
 
 def draw_noising(module: ArcModule, folder: Path) -> Path:

@@ -184,6 +184,30 @@ class Solver:
         return vote.cast(seen, *zip(*said), orientation=self.options.orientation)
 
 
+class OneWalk(Solver):
+    """One walk of the identity view per query, without a vote: for looking at."""
+
+    walks = 1  # type: ignore[assignment]
+
+    def drawn(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[Grid]:
+        """An answer [h, w] per query; `seeds` name the walks, which are the same in any company."""
+        names = iter(seeds)
+        return [grid for part in self.chunks(queries) for grid in self.together(part, [next(names) for _ in part])]
+
+    @torch.no_grad()
+    def together(self, queries: list[Query], seeds: list[int]) -> list[Grid]:
+        seen = Views(*(part.repeat(len(queries), 0) for part in views.enumerated(1, self.colours, self.d4)))
+        prefix = self.read(queries, seen)
+        decided = self.sizes(queries, prefix, torch.from_numpy(seen.d4))
+        sizes = np.array([each.candidates[0][0] for each in decided])
+        places = blank(sizes, self.device)
+        denoise = Denoiser(self.network, prefix, places, self.options.temperature)
+        rng = PerSegment([self.randomness.sample(("sample", n), self.device) for n in seeds], places.lengths.tolist())
+        said, belief = walk(denoise, self.process, self.options.num_steps, rng)
+        answers = _Drawn(said.cpu().numpy(), belief.cpu().numpy(), sizes, places.lengths)
+        return [answers.grid(answers.colour, n).astype(np.uint8) for n in range(len(queries))]
+
+
 @dataclass
 class _Drawn:
     """Answers of all walks end to end, on the host."""

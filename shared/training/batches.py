@@ -230,6 +230,16 @@ def loader(batches: StatelessBatches, build: Callable[[Share], Batch], workers: 
     )  # fmt: skip
 
 
+def placed(trainer: Any) -> dict[str, Any]:
+    """Where a Trainer stands, as StatelessBatches asks for it: world, rank, accumulate, start."""
+    return {
+        "world": trainer.world_size,
+        "rank": trainer.global_rank,
+        "accumulate": trainer.accumulate_grad_batches,
+        "start": lambda: trainer.global_step,
+    }
+
+
 def evaluation_shards(size: int, rank: int, world: int) -> range:
     """This rank's contiguous part of 0..size-1; parts may differ by one, none repeats a sample."""
     return range(rank * size // world, (rank + 1) * size // world)

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import runpy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -13,64 +12,24 @@ import yaml
 
 from shared.training import cli, hardware, plan
 from shared.training.errors import Mistake
-from shared.training.layers import Layers, arrange
+from shared.training.layers import Layers
+from tests import lines
+from tests.lines import CPU, LINES, PACKAGES, ROOT, RUNGS, Rung, wiring
 
-ROOT = Path(__file__).parents[2]
 LADDER = ("nano", "smol", "mediom", "lorge")
-OTHERS = ("base", "lora")  # files that are not sizes
-PACKAGES = {"template": "shared.training.template"} | {
-    path.parent.name: f"projects.{path.parent.name}" for path in sorted(ROOT.glob("projects/*/__main__.py"))
-}
 PROFILES = sorted(path.stem for path in ROOT.glob("configs/hardware/*.yaml"))
 
 
-@dataclass(frozen=True)
-class Rung:
-    """One size of one project (and stage): its own files, lowest first."""
-
-    project: str
-    files: tuple[Path, ...]
-
-    def __str__(self) -> str:
-        return str(self.files[-1].relative_to("configs").with_suffix(""))
-
-    @property
-    def line(self) -> list[str]:
-        return [f"--config={file}" for file in self.files]
-
-
-def rungs_of(project: str) -> list[Rung]:
-    home = ROOT / "configs" / project
-    sizes = [file for file in sorted(home.rglob("*.yaml")) if file.stem not in OTHERS]
-    return [Rung(project, tuple(below(home, file))) for file in sizes]
-
-
-def below(home: Path, size: Path) -> list[Path]:
-    """base.yaml, and for a stage also the project's file of that size and the stage's own base."""
-    files = [home / "base.yaml"]
-    if size.parent != home and (size.parent / "base.yaml").exists():
-        files += [home / size.name, size.parent / "base.yaml"]
-    return [file.relative_to(ROOT) for file in [*files, size] if file.exists()]
-
-
-RUNGS = [rung for project in PACKAGES if (ROOT / "configs" / project).is_dir() for rung in rungs_of(project)]
-
-
-@cache
-def classes(project: str) -> tuple[Any, Any]:
-    """What the project's __main__ gives to cli.main."""
-    caught: list[tuple[Any, Any]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "main", lambda module, data, *args, **options: caught.append((module, data)))
-        runpy.run_module(PACKAGES[project], run_name="__main__")
-    return caught[0]
+def adapters(rung: Rung) -> Path | None:
+    """The lora.yaml of the stage, or of the project."""
+    home = Path("configs") / rung.project
+    return next((f for f in (home / (rung.stage or "") / "lora.yaml", home / "lora.yaml") if (ROOT / f).exists()), None)
 
 
 @cache
 def built(rung: Rung) -> cli.PalimpsestCLI:
     """Parsed, planned and built on the meta device, as `config` does it."""
-    layers = arrange(rung.project, "config", [*rung.line, "--config=configs/hardware/cpu.yaml"])
-    return cli.PalimpsestCLI(*classes(rung.project), layers, "config")
+    return lines.built(rung.project, [*rung.line, CPU])
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +70,28 @@ def test_every_profile_is_planned_exactly_or_refused_with_a_batch_that_splits(ru
 @pytest.mark.parametrize("project", PACKAGES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_parses_on_top_of_every_project(project, profile):
-    rungs = [rung for rung in RUNGS if rung.project == project]
-    if not rungs:
-        pytest.skip(f"{project} has no configs yet")
-    splits = ["--data.batch_size=48"] if built(rungs[-1]).plan.batch_size else []
-    line = [*rungs[-1].line, f"--config=configs/hardware/{profile}.yaml", *splits]
-    assert cli.PalimpsestCLI(*classes(project), arrange(project, "config", line), "config").plan.updates > 0
+    rung = [rung for rung in RUNGS if rung.project == project][-1]
+    splits = ["--data.batch_size=48"] if built(rung).plan.batch_size else []
+    line = [*rung.line, f"--config=configs/hardware/{profile}.yaml", *splits]
+    assert lines.built(project, line).plan.updates > 0
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("rung", RUNGS, ids=str)
+def test_every_size_parses_for_every_verb_as_for_its_plan(rung, verb):
+    """A rehearsal needs no run. What a verb adds to the layers is no key of the configuration."""
+    rehearsal = "--trainer.fast_dev_run=true"
+    planned = lines.parsed(rung.project, [*rung.line, CPU, rehearsal], "config")
+    assert lines.parsed(rung.project, [*rung.line, CPU, rehearsal], verb) == planned
+
+
+@pytest.mark.parametrize("rung", [rung for rung in RUNGS if adapters(rung)], ids=str)
+def test_adapters_lie_over_every_size(rung, tmp_path):
+    """`finetune` of a loose checkpoint takes the size's layers and lora.yaml above them."""
+    loose = tmp_path / "loose.ckpt"
+    loose.touch()
+    layers = lines.built(rung.project, [*rung.line, CPU, f"--ckpt_path={loose}"], "finetune").layers
+    assert layers.files[-1] == adapters(rung) and layers.size == f"{layers.size.removesuffix('-lora')}-lora"
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=str)
@@ -144,11 +119,12 @@ def test_a_config_opens_with_its_command(rung):
     assert f"SIZE={rung.files[-1].stem}" in first or rung.files[-1].parent.name != rung.project
 
 
-@pytest.mark.parametrize("project", PACKAGES)
-def test_each_rung_of_the_ladder_is_larger_than_the_one_below(project):
-    own = {str(rung): rung for rung in RUNGS if rung.project == project}
-    counts = [built(own[name]).plan.parameters for size in LADDER if (name := f"{project}/{size}") in own]
-    assert counts == sorted(set(counts))
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_each_rung_of_the_ladder_is_larger_than_the_one_below(line):
+    home = "/".join(("configs", line.project, *([line.stage] if line.stage else [])))
+    own = {rung.files[-1].stem: rung for rung in RUNGS if str(rung.files[-1].parent) == home}
+    counts = [built(own[size]).plan.parameters for size in LADDER if size in own]
+    assert counts and counts == sorted(set(counts))
 
 
 def test_the_template_has_every_rung_of_the_ladder():
@@ -158,8 +134,10 @@ def test_the_template_has_every_rung_of_the_ladder():
 @pytest.mark.parametrize("project", PACKAGES)
 def test_no_argument_is_a_plain_dict(project):
     """The parser replaces a dict whole where it merges a dataclass, so a layer would lose what it does not repeat."""
-    given = [cls for classes_ in classes(project) for cls in (classes_ if isinstance(classes_, tuple) else (classes_,))]
-    found = [name for cls in [*given, *cli.GROUPS.values()] for name in dicts_in(cls)]
+    given = wiring(project)
+    both = [cls for one in (given.module, given.data) for cls in (one if isinstance(one, tuple) else (one,))]
+    options = [verb.options for verb in given.verbs.values() if verb.options]
+    found = [name for cls in [*both, *cli.GROUPS.values(), *given.groups.values(), *options] for name in dicts_in(cls)]
     assert not found
 
 

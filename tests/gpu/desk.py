@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 
 from shared.training import cli
-from tests.cli.test_matrix import PACKAGES, classes
+from tests.lines import PACKAGES, wiring
 
 ROOT = Path(__file__).parents[2]
 QUIET = ["--run.test_after_fit=false", "--run.validate_every=null", "--snapshots.every=null", "--checkpoint.every=9999"]
@@ -31,7 +31,9 @@ def line(project: str, size: str, *flags: str) -> list[str]:
 def fit(project: str, size: str, root: Path, *flags: str) -> Any:
     """A run of the project; the command line's object, whose trainer and plan can be looked at."""
     settings = [*QUIET, f"--run.root={root}", *flags]
-    return cli.main(*classes(project), ["fit", *line(project, size, *settings)])
+    given = wiring(project)
+    arguments = ["fit", *line(project, size, *settings)]
+    return cli.main(given.module, given.data, arguments, verbs=given.verbs, groups=given.groups)
 
 
 class At(lightning.pytorch.Callback):

@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from shared.training import callbacks, hardware, plan
 from shared.training.tables import read_table
-from tests.cli.test_matrix import PACKAGES
 from tests.gpu.desk import FOUND, NANO, QUIET, ROOT, At, fit, line
+from tests.lines import PACKAGES
 
 pytestmark = pytest.mark.gpu
 BF16 = 2e-2

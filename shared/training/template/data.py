@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, loader
+from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, loader, placed
 from shared.training.randomness import Randomness, sample_rng
 
 MOONS_SEED = 1  # of the world, not of the run: every run sees the same points
+TRAIN = 20_000  # points to learn from
+NEAR = 0.2  # of a moon's radius: closer than this counts as on the moon
 
 
 @dataclass
@@ -25,49 +26,33 @@ class Points(Batch):
 
 
 class TemplateData(LightningDataModule):
-    """train: points to learn from; held_out: points of each evaluation; batch_size: samples per update, all ranks."""
+    """batch_size: samples per update, all ranks. held_out: points of each evaluation."""
 
     randomness = Randomness()
 
-    def __init__(
-        self,
-        batch_size: int = 192,
-        micro_batch: int | Literal["auto"] = "auto",
-        train: int = 20_000,
-        held_out: int = 2_048,
-    ):
+    def __init__(self, batch_size: int = 192, micro_batch: int | Literal["auto"] = "auto", held_out: int = 2_048):
         super().__init__()
         self.batch_size, self.micro_batch = batch_size, micro_batch
-        self.x0 = {"train": moons(train, "train"), "val": moons(held_out, "val"), "test": moons(held_out, "test")}
+        self.x0 = {name: moons(n, name) for name, n in (("train", TRAIN), ("val", held_out), ("test", held_out))}
 
     def describe(self) -> dict[str, str]:
         sizes = ", ".join(f"{len(points):,} {name}" for name, points in self.x0.items())
         return {"source": "two moons, made in memory", "points": sizes, "version": f"1, seed {MOONS_SEED}"}
 
-    def train_dataloader(self) -> ResidentBatches:
-        trainer = self.trainer
-        assert trainer is not None
-        batches = StatelessBatches(
-            len(self.x0["train"]),
-            seed=self.randomness.seed,
-            batch_size=self.batch_size,
-            world=trainer.world_size,
-            rank=trainer.global_rank,
-            accumulate=trainer.accumulate_grad_batches,
-            start=lambda: trainer.global_step,
-        )
+    def train_dataloader(self):
+        seed, place = self.randomness.seed, placed(self.trainer)
+        batches = StatelessBatches(TRAIN, seed=seed, batch_size=self.batch_size, **place)
         return ResidentBatches(batches, partial(self._points, "train"))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self):
         return self._whole("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self):
         return self._whole("test")
 
-    def _whole(self, name: str) -> DataLoader:
+    def _whole(self, name: str):
         """One batch of all points; they are few enough for each rank to do all of them."""
-        whole = Share.of(range(len(self.x0[name])))
-        return loader([whole], partial(self._points, name))  # type: ignore[arg-type]
+        return loader([Share.of(range(len(self.x0[name])))], partial(self._points, name))  # type: ignore[arg-type]
 
     def _points(self, name: str, share: Share) -> Points:
         return Points(share, len(share), self.x0[name][torch.from_numpy(share.index)])
@@ -97,3 +82,16 @@ def sliced_w2(a: Tensor, b: Tensor, directions: int = 64) -> Tensor:
     angle = math.pi * torch.arange(directions) / directions
     onto = torch.stack([angle.cos(), angle.sin()])
     return ((a @ onto).sort(dim=0).values - (b @ onto).sort(dim=0).values).square().mean().sqrt()
+
+
+def measured(points: Tensor, held_out: Tensor) -> tuple[float, float]:
+    """(sliced W2 to the held-out points, share within NEAR of a moon)"""
+    return float(sliced_w2(points, held_out)), float((distance_to_moons(points) < NEAR).float().mean())
+
+
+def floors(held_out: Tensor, draws: int = 5) -> tuple[dict[str, float], dict[str, float]]:
+    """`measured` of what the walk starts from and of fresh data, by name: means of `draws` clouds."""
+    noise = [torch.randn(held_out.shape, generator=sample_rng(i, "noise floor")) for i in range(draws)]
+    clouds = {"noise": noise, "data": [moons(len(held_out), f"floor {i}") for i in range(draws)]}
+    both = {name: torch.tensor([measured(c, held_out) for c in cs]).mean(0).tolist() for name, cs in clouds.items()}
+    return {name: w2 for name, (w2, _) in both.items()}, {name: on for name, (_, on) in both.items()}

@@ -108,6 +108,15 @@ def test_a_denoising_sheet_takes_any_number_of_steps(steps):
     assert sum(title.startswith("x  t=") for title in said) == min(steps, 6)
 
 
+def test_pairs_stand_in_a_row_of_pixels_with_a_rule_before_the_last():
+    small, large = np.full((1, 1), 2), np.full((3, 2), 4)
+    row = draw.pairs([(small, large), (large, small)], cell=4)
+    assert row.shape == (3 * 4 + 1 + 8, 5 + 9 + 9 + 5 + 4 * 4 + 2 * 8, 3)
+    assert count(row, draw.COLOURS[2]) == 2 * 3 * 3 and count(row, draw.COLOURS[4]) == 2 * 6 * 9
+    assert count(row[0:1], "#7F7F7F") == 1
+    assert count(draw.pairs([(small, large)], cell=4)[0:1], "#7F7F7F") == 0
+
+
 def test_save_makes_the_folder(tmp_path, shown):
     file = draw.save(draw.task_sheet(shown), tmp_path / "samples" / "solved" / "ab12.png")
     assert file.read_bytes().startswith(b"\x89PNG")

@@ -82,6 +82,7 @@ def _trace(folder: Path, monkeypatch) -> dict:
         "losses": losses,
         "weights": [p.detach().numpy().tobytes() for p in module.parameters()],
         "held": [(e.row, e.pair.output.tobytes()) for e in data.held()],
+        "samples": [(sample.text, sample.image.tolist()) for sample in module.sample(list(range(4)))],
         "answers": [(a.sizes, [x.grid.tobytes() for x in a.attempts]) for a in answered],
     }
 

@@ -129,23 +129,6 @@ def test_logs_count_every_example_once(data, batch):
     assert not any(v.requires_grad for value in logs.values() for v in (value if isinstance(value, tuple) else [value]))
 
 
-def test_a_step_reads_no_value_on_the_host(data, batch, monkeypatch):
-    """`.item()`, `float(tensor)`, `.tolist()` would wait for an accelerator; range checks on the CPU are left out."""
-    module = arc_module(data).train()
-    monkeypatch.setattr("shared.processes.schedules.readable", lambda x: False)
-    monkeypatch.setattr("shared.processes.categorical.readable", lambda x: False)
-    for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
-        monkeypatch.setattr(torch.Tensor, name, _refuse(name))
-    module.training_step(batch, 0)
-
-
-def _refuse(name):
-    def refuse(*args, **kwargs):
-        raise AssertionError(f"Tensor.{name} in a training step")
-
-    return refuse
-
-
 def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
     module = arc_module(data)
     stored: dict = {}
@@ -216,6 +199,25 @@ def _learn(folder, blind: bool) -> float:
         right.append(out["logs"]["cell_acc_high_noise"])
     sums, counts = (sum(part[k] for part in right[-20:]) for k in (0, 1))
     return float(sums / counts)
+
+
+def test_samples_answer_the_queries_in_turn_each_seed_by_its_own_walk(data):
+    module = arc_module(data).eval()
+    queries = data.queries()
+    drawn = module.sample(list(range(2 * len(queries))))
+    assert [sample.text.splitlines()[0] for sample in drawn] == 2 * [query.name for query in queries]
+    for sample in drawn:
+        digits = [[int(digit) for digit in row] for row in sample.text.splitlines()[1:]]
+        assert digits == sample.data["answer"].tolist()
+    again = [first.text == second.text for first, second in zip(drawn, drawn[len(queries) :])]
+    assert not all(again)
+
+
+def test_more_samples_than_fit_into_one_pass_are_the_same(data):
+    whole, cut = arc_module(data).eval(), arc_module(data).eval()
+    cut.eval_options = replace(cut.eval_options, max_tokens=60)
+    texts = [[sample.text for sample in module.sample(list(range(12)))] for module in (whole, cut)]
+    assert texts[0] == texts[1]
 
 
 KINDS = {f"attention.{k}" for k in ("q", "k", "v", "o")} | {f"mlp.{k}" for k in ("gate", "up", "down")}

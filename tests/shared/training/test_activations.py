@@ -18,7 +18,7 @@ from shared.training.template.module import TemplateModule
 def template(width=64, depth=2):
     module = TemplateModule(width, depth)
     module.configure_model()
-    return module, next(plan.batches(TemplateData(train=256, held_out=16)))
+    return module, next(plan.batches(TemplateData(held_out=16)))
 
 
 def really_kept(module, batch, autocast=False):
@@ -64,7 +64,7 @@ def test_half_precision_keeps_what_autocast_keeps():
 
 def test_a_larger_batch_keeps_more():
     module, _ = template()
-    small, large = (next(plan.batches(TemplateData(batch_size=n, train=256, held_out=16))) for n in (32, 64))
+    small, large = (next(plan.batches(TemplateData(batch_size=n, held_out=16))) for n in (32, 64))
     assert saved_bytes(module, large, "32-true") == pytest.approx(2 * saved_bytes(module, small, "32-true"), rel=0.02)
 
 
