@@ -54,11 +54,16 @@ class Sums:
         return {"values": values, "counts": counts, "whole": dict(self.whole)}
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> "Sums":
+    def restored(cls, states: Iterable[Mapping[str, Any]]) -> "Sums":
+        """What `state` gave, of several ranks together if fewer go on."""
         sums = cls()
-        sums.values = {name: list(parts.unbind()) for name, parts in state["values"].items()}
-        sums.counts = {name: list(parts.unbind()) for name, parts in state["counts"].items()}
-        sums.whole = dict(state["whole"])
+        for state in states:
+            for name, parts in state["values"].items():
+                sums.values.setdefault(name, []).extend(parts.unbind())
+            for name, parts in state["counts"].items():
+                sums.counts.setdefault(name, []).extend(parts.unbind())
+            for name, count in state["whole"].items():
+                sums.whole[name] = sums.whole.get(name, 0.0) + count
         return sums
 
 
@@ -234,10 +239,13 @@ class WriteLogs(Callback):
         unreported = tuple(self.watch.counts) if self.watch else ()
         return {"train": self.train.state(), "names": self.train_keys.names, "unreported": unreported, **counts}
 
-    def restore_rank_state(self, state: Mapping[str, Any]) -> None:
-        self.train, self.train_keys.names = Sums.restored(state["train"]), list(state["names"])
-        self.samples, self.units, self.seconds = state["samples"], state["units"], state["seconds"]
-        self.unreported = tuple(state["unreported"])
+    def restore_rank_states(self, states: Sequence[Mapping[str, Any]], mine: slice) -> None:
+        """Go on from `rank_state` of all ranks; what those of `mine` had gathered is this rank's from now on."""
+        first, own = states[0], states[mine]
+        self.train_keys.names = list(first["names"])
+        self.samples, self.units, self.seconds = first["samples"], first["units"], first["seconds"]
+        self.train = Sums.restored([state["train"] for state in own])
+        self.unreported = tuple(map(sum, zip((0, 0), *(state["unreported"] for state in own))))
 
     @property
     def seconds_so_far(self) -> float:
