@@ -1,7 +1,7 @@
 """What a process of a distributed test is: it makes its checks one after another and rank 0 writes what all ranks saw.
 
 `python -m torch.distributed.run ... -m tests.distributed.<file> <folder>` runs `main`. A check returns facts, plain
-values; `seen[rank][check]` of the JSON file holds those of each rank. What is right is said by the tests.
+values; <folder>/<check>.json lists those of each rank. What is right is said by the tests.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 SECONDS = 30  # that one check may take
-
+BROKE = "the check itself broke"
 CHECKS: list[Callable[[Path], Any]] = []
 
 
@@ -46,14 +46,5 @@ def main() -> None:
 def _facts(each: Callable[[Path], Any], folder: Path) -> Any:
     try:
         return each(folder)
-    except Exception:
-        return {"raised": traceback.format_exc()}
-
-
-def gathered(value: Any) -> list[Any]:
-    """One entry per rank."""
-    if not dist.is_initialized():
-        return [value]
-    entries: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(entries, value)
-    return entries
+    except (Exception, SystemExit):
+        return {BROKE: traceback.format_exc()}

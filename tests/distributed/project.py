@@ -21,7 +21,7 @@ from shared.training.ema import EmaOptions
 from shared.training.randomness import Randomness, sample_rng, seed_rank
 from shared.training.snapshots import SnapshotOptions
 
-SEED, GLOBAL, WIDTH = 7, 12, 6
+SEED, GLOBAL, WIDTH = 7, 24, 6
 HELD_OUT = 7  # samples of an evaluation: not a multiple of any number of ranks
 
 
