@@ -219,7 +219,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         _mark_update_complete(checkpoint["loops"]["fit_loop"], trainer.global_step)
         checkpoint["palimpsest"] = {
-            **(self.origin if trainer.is_global_zero else {}),  # rank 0 writes, and only it has the run's files for sure
+            **(self.origin if trainer.is_global_zero else {}),  # only the writer surely has the run's files
             **pretrained.origin(pl_module),
             "updates": trainer.global_step,
             "samples": self.logs.samples,
@@ -254,7 +254,9 @@ class Checkpoints(Checkpoint):
         self.best = self.stored["best"]
         ranks = self.stored["ranks"]
         if ranks:
-            self.logs.restore_rank_states([rank["logs"] for rank in ranks], slice(trainer.global_rank, None, trainer.world_size))
+            self.logs.restore_rank_states(
+                [rank["logs"] for rank in ranks], slice(trainer.global_rank, None, trainer.world_size)
+            )
 
 
 def _validation_due(trainer: Trainer) -> bool:

@@ -7,6 +7,7 @@ Lightning's strategies and the launchers' environment; no network and no batch.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any, Literal
 
@@ -23,20 +24,19 @@ from shared.training.errors import Mistake
 from shared.training.shards import cut_like, whole
 
 STATE_BYTES = 16  # per parameter: weight 4, gradient 4, Adam 8
-_SYNC_BUFFERS = "forward_sync_buffers"  # its name from torch 2.13 on
-if _SYNC_BUFFERS not in signature(DistributedDataParallel).parameters:
-    _SYNC_BUFFERS = "broadcast_buffers"
 FULL = 0.6  # share of a card that this state may take before it is cut
 
 
 def ddp(compress: bool = False) -> DDPStrategy:
     """One whole network per process. compress: gradients travel in bf16, for a narrow bus (CUDA only)."""
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # from torch 2.13 on
+    sync: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DDPStrategy(
         find_unused_parameters=False,
         gradient_as_bucket_view=True,
         static_graph=False,
         ddp_comm_hook=bf16_compress_hook if compress else None,
-        **{_SYNC_BUFFERS: False},  # equal on all ranks already: their updates are all-reduced
+        **sync,  # buffers are equal on all ranks already: their updates are all-reduced
     )
 
 
@@ -55,7 +55,7 @@ def must_shard(wish: bool | Literal["auto"], parameters: int, memory_gb: float |
 def strategy(given: str | Strategy, shard: bool, world: int) -> str | Strategy:
     """What the Trainer gets for the `trainer.strategy` of the layers: theirs where it serves, ours where it is open."""
     if world == 1:
-        return "auto"
+        return "auto" if isinstance(given, Sharded | DDPStrategy) else given
     if shard:
         return given if isinstance(given, Sharded) else sharded()
     return ddp() if isinstance(given, Sharded) or given in ("auto", "ddp") else given
@@ -76,6 +76,7 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
+        assert self.lightning_module is not None
         cut(getattr(self.lightning_module, "network", self.lightning_module), self.device_mesh["data_parallel"])
         fitting = trainer.fit_loop.epoch_loop.val_loop
         for loop in (fitting, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
@@ -115,10 +116,7 @@ class Sharded(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"]):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            state = {
-                i: {name: cut_like(value, parameters[i]) if isinstance(value, Tensor) else value for name, value in of.items()}
-                for i, of in stored["state"].items()
-            }
+            state = {i: each_tensor(of, partial(cut_like, other=parameters[i])) for i, of in stored["state"].items()}
             optimizer.load_state_dict({**stored, "state": state})
 
 
@@ -163,10 +161,11 @@ def together(module: nn.Module) -> Iterator[None]:
 
 
 def launch_lines(command: str) -> list[str]:
-    """How several nodes are started. command: what follows `python`, as in `-m projects.text fit --config ...`."""
+    """How several nodes are started, by torchrun on each or by SLURM. command: `python -m projects.text fit ...`."""
+    rendezvous = "--rdzv-id=NAME --rdzv-backend=c10d --rdzv-endpoint=HOST:29400"
     return [
-        f"torchrun --nnodes=N --nproc-per-node=8 --rdzv-id=NAME --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 {command}",
-        f"srun python {command}",
+        f"torchrun --nnodes=N --nproc-per-node=8 {rendezvous} {command.removeprefix('python ')}",
+        f"srun --nodes=N --ntasks-per-node=8 {command}",
     ]
 
 

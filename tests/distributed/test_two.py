@@ -51,7 +51,9 @@ def test_the_logged_norm_is_that_of_one_process_and_clipping_bites(ranks, one):
 def test_two_ranks_log_what_one_process_logs(ranks, one):
     assert one("k1")
     for column in ("train/loss", "train/units", "train/low", "train/high"):
-        together, single = (table(run, column) for run in (ranks.folder / "k1/toy/nano/run", one.folder / "toy/nano/k1"))
+        together, single = (
+            table(run, column) for run in (ranks.folder / "k1/toy/nano/run", one.folder / "toy/nano/k1")
+        )
         assert together.keys() == single.keys()
         assert furthest([*together.values()], [*single.values()]) < 1e-6
 
@@ -166,7 +168,13 @@ def test_rank_1_writes_no_file(ranks):
     first, second = ranks("files_of_each_rank")
     assert second == []
     there = {file.removeprefix("toy/nano/run/") for file in first}
-    assert {"metrics.csv", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "samples/2/picture.txt"} <= there
+    assert {
+        "metrics.csv",
+        "train.log",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "samples/2/picture.txt",
+    } <= there
 
 
 def test_ranks_that_nobody_gave_a_name_agree_on_one_folder(ranks):
@@ -209,7 +217,9 @@ def test_raw_weights_are_back_on_both_ranks_after_an_exception_in_validation(ran
 # --- going on
 
 
-@pytest.mark.parametrize(("made_by", "folder"), [("two ranks", "resumed/toy/nano/run"), ("a cut network", "cut_and_resumed/toy/nano/cut")])
+@pytest.mark.parametrize(
+    ("made_by", "folder"), [("two ranks", "resumed/toy/nano/run"), ("a cut network", "cut_and_resumed/toy/nano/cut")]
+)
 def test_saved_by_two_ranks_it_goes_on_in_one_process(ranks, tmp_path, made_by, folder):
     """The next three losses, the row that two ranks began and one process finished, the weights and their average."""
     source = ranks.folder / folder
