@@ -7,6 +7,7 @@ logging point. Knows the Trainer; does not know the network.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -116,7 +117,7 @@ class Gradients(Callback):
         }
 
 
-def total_norm(tensors: list[Tensor]) -> Tensor:
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The norm of all of them, of every rank's part where they are cut."""
     return whole(nn.utils.get_total_norm(tensors))
 

@@ -245,7 +245,8 @@ class WriteLogs(Callback):
         self.train_keys.names = list(first["names"])
         self.samples, self.units, self.seconds = first["samples"], first["units"], first["seconds"]
         self.train = Sums.restored([state["train"] for state in own])
-        self.unreported = tuple(map(sum, zip((0, 0), *(state["unreported"] for state in own))))
+        samples, units = zip((0, 0), *(state["unreported"] for state in own))
+        self.unreported = (sum(samples), sum(units))
 
     @property
     def seconds_so_far(self) -> float:

@@ -1,4 +1,4 @@
-"""Tensors that are cut over ranks (torch's DTensor): made whole, and cut like another. Knows no network and no Trainer."""
+"""Tensors that are cut over ranks (torch's DTensor): made whole, and cut like another. Knows no network, no Trainer."""
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -15,7 +15,7 @@ def own(tensor: Tensor) -> Tensor:
 
 
 def cut_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """This rank's cut of a whole tensor that every rank has, where `other` of the same shape is cut; else the tensor."""
+    """The tensor, cut as `other` is if that has its shape; every rank must hold all of it."""
     if not isinstance(other, DTensor) or isinstance(tensor, DTensor) or tensor.shape != other.shape:
         return tensor
     mesh, there = other.device_mesh, tensor.to(other.device)

@@ -1,4 +1,4 @@
-"""What a fit says of itself, as plain values that travel from the ranks to the tests, and what they are held against."""
+"""What a fit says of itself, as plain values that travel from ranks to tests, and the process they are held against."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A project that is told its rank: ragged masks, dropout on request, a branch that one rank alone takes, faults on order.
+"""A project that knows its rank: ragged masks, dropout on request, a branch that one rank alone takes, faults on order.
 
 `train` runs it under any number of ranks with the callbacks of the house; alone it is the reference that ranks are held
 against.

@@ -30,7 +30,7 @@ def test_the_times_of_three_ranks_are_those_of_one_process(ranks, one):
 
 def test_seven_samples_on_three_ranks_give_the_mean_of_one_process(ranks, one):
     seen = ranks("evaluated")
-    assert sorted(sum((rank["validated"] for rank in seen), [])) == [100 + i for i in range(7)]
+    assert sorted(i for rank in seen for i in rank["validated"]) == [100 + i for i in range(7)]
     for rank in seen:
         assert rank["metrics"]["val/error"] == pytest.approx(one("evaluated")["metrics"]["val/error"], abs=1e-6)
 

@@ -23,8 +23,8 @@ from tests.distributed import arc
 from tests.distributed.facts import facts, weights
 from tests.distributed.group import check, main
 from tests.distributed.project import Setting, train
-from tests.shared.training.loop import Hook
 from tests.distributed.settings import MUON, copy_of_third, fits, halfway, template
+from tests.shared.training.loop import Hook
 
 NAN = float("nan")
 
