@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from shared.training.errors import Mistake
 from shared.training.interrupts import Interrupts
 from shared.training.runs import LoggingOptions, Run
 from shared.training.tables import Table
@@ -144,7 +145,12 @@ class WriteLogs(Callback):
         self.console: Console | None = None
         self.timing = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning would raise on that rank alone, and leave the others waiting
+        pl_module.allow_zero_length_dataloader_with_multiple_devices = stage == "fit"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _require_validation_everywhere(trainer)
         for logger in trainer.loggers:
             if hasattr(logger, "rewind"):
                 logger.rewind(trainer.global_step)
@@ -252,6 +258,16 @@ class WriteLogs(Callback):
     def seconds_so_far(self) -> float:
         """Wall clock of training, earlier starts of the run included."""
         return self.watch.seconds if self.watch else self.seconds
+
+
+def _require_validation_everywhere(trainer: Trainer) -> None:
+    """A rank without a batch never comes to the sums of a validation, and the others would wait for it."""
+    batches = of_every_rank(trainer, sum(trainer.num_val_batches))
+    if 0 in batches and any(batches):
+        raise Mistake(
+            f"Validation has no batch for rank {batches.index(0)} of {len(batches)}; its data are too few to share."
+            f" Hold out at least {len(batches)} samples, or start fewer processes."
+        )
 
 
 def _time_fetches(trainer: Trainer, watch: Stopwatch) -> bool:

@@ -126,7 +126,7 @@ def cut(network: nn.Module, mesh: DeviceMesh) -> None:
         return
     for part in reversed([*_members(network)]):
         fully_shard(part, mesh=mesh)
-    # stock leaves the root whole after a forward pass: weights swapped in later would not be the ones that are used
+    # by default a forward pass without a backward leaves the root whole: averages could not be swapped into it
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 

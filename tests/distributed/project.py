@@ -48,7 +48,8 @@ class Data(L.LightningDataModule):
         return ResidentBatches(batches, rows)
 
     def val_dataloader(self) -> Any:
-        mine = evaluation_shards(HELD_OUT, self.trainer.global_rank, self.trainer.world_size)
+        held_out = self.trainer.lightning_module.setting.held_out
+        mine = evaluation_shards(held_out, self.trainer.global_rank, self.trainer.world_size)
         return loader([Share.of([100 + i]) for i in mine], rows)
 
 
@@ -83,6 +84,7 @@ class Setting:
     ema: EmaOptions = field(default_factory=lambda: EmaOptions(decay=0.9))
     checkpoint: CheckpointOptions = field(default_factory=lambda: CheckpointOptions(every=1000))
     validate_every: int | None = None
+    held_out: int = HELD_OUT
     log_every: int = 1
     snapshots: int | None = None
     shard: bool = False

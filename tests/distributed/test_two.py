@@ -150,6 +150,11 @@ def test_a_validation_of_seven_samples_is_that_of_one_process(ranks, one):
         assert rank["metrics"]["val/error"] == pytest.approx(one("evaluated")["metrics"]["val/error"], abs=1e-6)
 
 
+def test_a_rank_with_nothing_to_validate_is_refused_before_the_others_wait_for_it(ranks):
+    for rank in ranks("nothing_for_one_rank_to_validate"):
+        assert "Validation has no batch for rank 0 of 2" in rank["raised"] and rank["update"] == 0
+
+
 def test_metrics_are_merged_not_averaged(ranks):
     right = sum(i**2 for i in range(7)) / 7
     assert ranks("a_metric_of_seven") == [pytest.approx(right)] * 2
@@ -245,7 +250,7 @@ def of_updates(ranks):
 
 
 def test_a_cut_network_learns_what_whole_copies_learn(ranks):
-    """Clipped, averaged, evaluated on a ragged split and drawn on the way."""
+    """Clipped, averaged, evaluated on a ragged split, looked at without a gradient and drawn on the way."""
     for whole, cut in ranks("cut"):
         assert furthest(cut["weights"], whole["weights"]) < 1e-5
         assert furthest(cut["average"], whole["average"]) < 1e-5

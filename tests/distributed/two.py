@@ -22,7 +22,7 @@ from shared.training.template.module import TemplateModule
 from tests.distributed import arc
 from tests.distributed.facts import facts, weights
 from tests.distributed.group import check, main
-from tests.distributed.project import Setting, train
+from tests.distributed.project import WIDTH, Setting, train
 from tests.distributed.settings import MUON, copy_of_third, fits, halfway, template
 from tests.shared.training.loop import Hook
 
@@ -62,6 +62,11 @@ def phases(folder: Path) -> Any:
     plan = [Phase("short", 2, 4, 0.75), Phase("long", None, 6, 0.25)]
     batches = StatelessBatches(20, seed=1, phases=plan, lengths=list(range(1, 21)), world=2, rank=rank())
     return [batches.shares(u)[0].phase for u in range(50)]
+
+
+@check
+def nothing_for_one_rank_to_validate(folder: Path) -> Any:
+    return facts(train(folder, "run", Setting(held_out=1, validate_every=2), raises=Mistake))
 
 
 @check
@@ -177,7 +182,12 @@ def whole_and_cut(folder: Path, **more: Any) -> Any:
 
 @check
 def cut(folder: Path) -> Any:
-    return whole_and_cut(folder, updates=3, clip=0.05, validate_every=2, snapshots=2)
+    def glance(trainer):
+        with torch.no_grad():
+            trainer.lightning_module.network(torch.zeros(1, WIDTH), torch.zeros(1))
+
+    looking = [Hook("on_train_batch_end", glance)]
+    return whole_and_cut(folder, updates=3, clip=0.05, validate_every=2, snapshots=2, extra=looking)
 
 
 @check
