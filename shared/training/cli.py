@@ -167,6 +167,7 @@ class PalimpsestCLI(LightningCLI):
         self.plan = plan.resolve(config, machine, self.layers.project, self.layers.stage, self.layers.size)
         if self.verb != "config":
             hardware.require(config["trainer"], machine)
+        if self.verb in (*TRAINING, *QUIET):  # what a Trainer does, with as many ranks as the launcher has
             parallel.require_ranks(self.plan.world, os.environ)
         with errors.blamed_on(self.layers):
             self.config_init = self.parser.instantiate(self.config)

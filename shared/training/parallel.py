@@ -137,7 +137,7 @@ def _members(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_cut(module: nn.Module) -> bool:
-    """Whether a training step of `module` is a collective beyond the gradients' own."""
+    """Whether ranks hold parts of `module` only, so that all of them must enter `together`."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
@@ -176,7 +176,7 @@ def require_ranks(planned: int, environment: Mapping[str, str]) -> None:
     if outside and stated > 1:
         raise Mistake(
             f"SLURM has given {stated} tasks, but this is one process outside of them. Start it with srun:"
-            f" srun python -m projects.<p> fit ..., or ask for one task."
+            " srun python -m projects.<p> fit ..., or ask for one task."
         )
     if stated > planned:
         raise Mistake(

@@ -71,7 +71,7 @@ class Network(nn.Module):
 
 @dataclass
 class Setting:
-    """How `train` runs. faults: update -> what rank `on` does then, before its step."""
+    """How `train` runs. fault, spoil: what a rank does before its step, and to its loss."""
 
     updates: int = 5
     accumulate: int = 1
@@ -153,12 +153,6 @@ class Outcome:
 
     def callback(self, cls: type) -> Any:
         return next(each for each in self.callbacks if isinstance(each, cls))
-
-    def weights(self) -> list[list[float]]:
-        """Every parameter, flat, gathered where it is cut."""
-        from shared.training.shards import whole
-
-        return [whole(p.detach()).flatten().tolist() for p in self.module.parameters()]
 
 
 def train(root: Path, name: str, setting: Setting | None = None, *, resume: bool = False, raises: Any = ()) -> Outcome:
