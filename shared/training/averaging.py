@@ -4,7 +4,7 @@ The tensors' arithmetic is `ema.py`. Here: an average exists from the first fit 
 it and hand the raw weights back bitwise, also after an exception; checkpoints hold both. Knows no file.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared.training.adapting import own
 from shared.training.ema import EMA, EmaOptions
+from shared.training.parallel import together
 
 
 class Averaging(Callback):
@@ -24,7 +25,7 @@ class Averaging(Callback):
         self.parameters: list[tuple[str, Tensor]] = []
         self.updates = 0
         self._stored: dict[str, Any] | None = None
-        self._lent: AbstractContextManager[Any] | None = None
+        self._lent: ExitStack | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.options.enabled:
@@ -50,15 +51,16 @@ class Averaging(Callback):
         return nullcontext() if self.ema is None or self._lent is not None else self.ema.swapped(module)
 
     def _lend(self, module: LightningModule) -> None:
-        if self.ema is not None and self._lent is None:
-            self._lent = self.ema.swapped(module)
-            self._lent.__enter__()
+        if self._lent is None:
+            self._lent = ExitStack()
+            self._lent.enter_context(nullcontext() if self.ema is None else self.ema.swapped(module))
+            self._lent.enter_context(together(module))
 
     def give_back(self) -> None:
         """End the loan, if there is one: the module has its raw weights again."""
         if self._lent is not None:
             lent, self._lent = self._lent, None
-            lent.__exit__(None, None, None)
+            lent.close()
 
     # each evaluation borrows; `on_*_end` runs after the epoch's own hooks, so metrics and results see the average
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -84,11 +84,11 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """All tensors on `device`. non_blocking None: wait on the way to the CPU only, where it is needed."""
         wait_not = torch.device(device).type != "cpu" if non_blocking is None else non_blocking
-        return _each_tensor(self, lambda x: x.to(device, non_blocking=wait_not))
+        return each_tensor(self, lambda x: x.to(device, non_blocking=wait_not))
 
     def pin_memory(self) -> Self:
         """All tensors in page-locked memory."""
-        return _each_tensor(self, Tensor.pin_memory)
+        return each_tensor(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -269,19 +269,19 @@ def _check_batch_size(batch_size: int, world: int, accumulate: int, micro: int |
         )
 
 
-def _each_tensor(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
+def each_tensor(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
     """`value` with `act` done to every tensor in it; of the same type."""
     if isinstance(value, Tensor):
         return act(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, Share):
         result = copy.copy(value)
         for field in dataclasses.fields(value):
-            object.__setattr__(result, field.name, _each_tensor(getattr(value, field.name), act))
+            object.__setattr__(result, field.name, each_tensor(getattr(value, field.name), act))
         return result
     if isinstance(value, dict):
-        return {name: _each_tensor(item, act) for name, item in value.items()}
+        return {name: each_tensor(item, act) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [_each_tensor(item, act) for item in value]
+        items = [each_tensor(item, act) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 

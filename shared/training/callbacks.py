@@ -5,9 +5,11 @@ resumed from is taken after an update and before its validation; a resumed run v
 it. So a kill at any moment is followed by the same rows as if it had not happened.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +24,7 @@ from shared.training.errors import Mistake
 from shared.training.gradients import Gradients
 from shared.training.interrupts import Interrupts
 from shared.training.logs import WriteLogs, of_every_rank
-from shared.training.randomness import rng_state, set_rng_state
+from shared.training.randomness import rng_state, seed_rank, set_rng_state
 from shared.training.report import WriteReport
 from shared.training.runs import LoggingOptions, Run, RunOptions, read_json, rehearsed
 from shared.training.snapshots import SnapshotOptions, Snapshots
@@ -48,6 +50,7 @@ def build(run: Run, options: Any) -> list[Callback]:
     logs = WriteLogs(run, options.logging, interrupts)
     gradients = Gradients(run, logs)
     return [
+        RankSeeds(),
         WriteReport(run, at_fit_end=not options.run.test_after_fit),  # before the averaged weights are given back
         averaging,
         gradients,
@@ -55,6 +58,15 @@ def build(run: Run, options: Any) -> list[Callback]:
         Snapshots(run, options.snapshots, averaging, logs),
         Checkpoints(run, options.checkpoint, interrupts, logs, averaging, gradients),
     ]
+
+
+class RankSeeds(Callback):
+    """Dropout, and all else that is not keyed, differs between ranks: joining them, Lightning gives all one seed."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        if trainer.world_size > 1 and seed is not None:
+            seed_rank(int(seed), trainer.global_rank)
 
 
 class Checkpoints(Checkpoint):
@@ -181,25 +193,33 @@ class Checkpoints(Checkpoint):
     def _write(self, trainer: Trainer, names: list[str]) -> None:
         self.gradients.check(trainer, trainer.lightning_module)
         targets = [self.run.checkpoints / f"{name}.ckpt" for name in names]
-        temporary = self.run.checkpoints / "writing.tmp"
-        try:
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                settle(temporary, targets[0], targets[1:])
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+        refusal = trainer.strategy.broadcast(self._save(trainer, targets))
+        if refusal:
             raise Mistake(
-                f"{targets[0]} could not be written ({error.strerror or error}); the earlier file is whole. Make room, "
+                f"{targets[0]} could not be written ({refusal}); the earlier file is whole. Make room, "
                 f"then go on with --run.resume true --run.name {self.run.name}."
-            ) from error
+            )
         self.logs.pause()
         if "final" in names:
             self.ended = trainer.global_step
 
+    def _save(self, trainer: Trainer, targets: list[Path]) -> str | None:
+        """`trainer.save_checkpoint`, except that a full disk stops all ranks: its barrier would leave them waiting."""
+        temporary = self.run.checkpoints / "writing.tmp"
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        try:
+            trainer.strategy.save_checkpoint(content, temporary)
+            if trainer.is_global_zero:
+                settle(temporary, targets[0], targets[1:])
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            return error.strerror or str(error)
+        return None
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         _mark_update_complete(checkpoint["loops"]["fit_loop"], trainer.global_step)
         checkpoint["palimpsest"] = {
-            **self.origin,
+            **(self.origin if trainer.is_global_zero else {}),  # only the writer surely has the run's files
             **pretrained.origin(pl_module),
             "updates": trainer.global_step,
             "samples": self.logs.samples,
@@ -233,8 +253,10 @@ class Checkpoints(Checkpoint):
         self.stored = checkpoint["palimpsest"]
         self.best = self.stored["best"]
         ranks = self.stored["ranks"]
-        if trainer.global_rank < len(ranks):
-            self.logs.restore_rank_state(ranks[trainer.global_rank]["logs"])
+        if ranks:
+            self.logs.restore_rank_states(
+                [rank["logs"] for rank in ranks], slice(trainer.global_rank, None, trainer.world_size)
+            )
 
 
 def _validation_due(trainer: Trainer) -> bool:

@@ -5,6 +5,7 @@ LightningCLI without its subcommands: the verb is taken off first, so one parser
 then open the run, train, evaluate. Knows the order of these steps; the steps live in the modules it calls.
 """
 
+import os
 import shlex
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from shared.training import (
     lora,
     micro_batch,
     optim,
+    parallel,
     plan,
     pretrained,
     profiling,
@@ -165,6 +167,8 @@ class PalimpsestCLI(LightningCLI):
         self.plan = plan.resolve(config, machine, self.layers.project, self.layers.stage, self.layers.size)
         if self.verb != "config":
             hardware.require(config["trainer"], machine)
+        if self.verb in (*TRAINING, *QUIET):  # what a Trainer does, with as many ranks as the launcher has
+            parallel.require_ranks(self.plan.world, os.environ)
         with errors.blamed_on(self.layers):
             self.config_init = self.parser.instantiate(self.config)
             self.model, self.datamodule = self.config_init.model, self.config_init.data
@@ -265,7 +269,11 @@ class PalimpsestCLI(LightningCLI):
                 )
 
     def act(self) -> None:
-        for line in (*self.layers.notes, *self.plan.lines(training=self.verb in (*TRAINING, "config"))):
+        for line in (
+            *self.layers.notes,
+            *self._launch(),
+            *self.plan.lines(training=self.verb in (*TRAINING, "config")),
+        ):
             say(line)
         if self.checkpoint:
             say(f"checkpoint  {self.checkpoint}")
@@ -279,6 +287,11 @@ class PalimpsestCLI(LightningCLI):
             self.evaluate()
         else:
             raise Mistake(f"`{self.verb}` is not built yet.")
+
+    def _launch(self) -> list[str]:
+        """How the ranks of a profile for several nodes are started."""
+        several = isinstance(self.config_init.trainer.strategy, parallel.Sharded)
+        return [f"launch      {line}" for line in parallel.launch_lines(self._command())] if several else []
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -331,6 +344,8 @@ class PalimpsestCLI(LightningCLI):
         has_files = any(isinstance(callback, Checkpoint) for callback in ours)
         mirrored = loggers.build(run, self.options.logging)
         settings.setdefault("profiler", self.config_init.trainer.profiler or profiling.Unwatched())
+        given, cut = self.config_init.trainer.strategy, self.plan.shard is True
+        settings["strategy"] = parallel.strategy(given, cut, self.plan.world)
         settings |= {"callbacks": ours, "logger": mirrored, "enable_checkpointing": has_files}
         self.trainer = self.instantiate_trainer(**settings)
         randomness.seed_rank(self.config.seed_everything, self.trainer.global_rank)

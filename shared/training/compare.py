@@ -16,6 +16,7 @@ from shared.training.tables import read_table, replace_text
 
 Curve = list[tuple[float, float]]
 AXES = ("updates", "samples", "hours")
+PACES = {"samples_per_s": "samples per second", "step_ms_p50": "ms per update", "mfu": "MFU"}
 
 
 def main(folders: Sequence[str]) -> None:
@@ -80,8 +81,11 @@ def results(pair: Sequence[runs.Run], names: Sequence[str]) -> tuple[list[str], 
     every = dict.fromkeys([*metrics[0], *metrics[1]])
     rows = [[name, *(_measured(found.get(name)) for found in metrics)] for name in every]
     facts = [dict(report.facts(content)) for content in reports]
-    kept = ("parameters", "updates", "training took", "throughput", "peak memory", "seed")
+    kept = ("parameters", "updates", "training took", "peak memory", "seed")
     rows += [[name, *(each.get(name, "-") for each in facts)] for name in kept if any(name in each for each in facts)]
+    speeds = [content["throughput"] for content in reports]
+    known = {key: name for key, name in PACES.items() if any(key in speed for speed in speeds)}
+    rows += [[name, *(report.number(speed.get(key)) for speed in speeds)] for key, name in known.items()]
     return ["", *names], rows
 
 

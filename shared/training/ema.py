@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.training.shards import cut_like
+
 Named = Iterable[tuple[str, Tensor]]
 
 
@@ -181,4 +183,4 @@ def _lerp(shadow: Mapping[str, Tensor], live: Mapping[str, Tensor], weight: floa
 @torch.no_grad()
 def _overwrite(to: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     for name, tensor in to.items():
-        tensor.copy_(source[name])
+        tensor.copy_(cut_like(source[name], tensor))

@@ -7,6 +7,7 @@ logging point. Knows the Trainer; does not know the network.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from shared.training.errors import Mistake
 from shared.training.logs import WriteLogs, of_every_rank
 from shared.training.runs import Run
+from shared.training.shards import whole
 
 
 class Gradients(Callback):
@@ -46,7 +48,7 @@ class Gradients(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         update = trainer.global_step + 1
         parameters = self._learning()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         self.logs.train.add({"optim/grad_norm": norm})
         if _scaler(trainer) is None:  # a loss scaler meets infinities by design and skips them itself
             self._require_finite(trainer, pl_module, optimizer, norm, update)
@@ -96,8 +98,8 @@ class Gradients(Callback):
     def _stop(self, trainer: Trainer, module: LightningModule, update: int) -> None:
         path = self.run.folder / f"nonfinite-{update}.pt"
         ranks = of_every_rank(trainer, self._evidence(trainer, module, update))
+        weights = {name: whole(value.detach()).cpu() for name, value in module.state_dict().items()}
         if trainer.is_global_zero:
-            weights = {name: value.detach().cpu() for name, value in module.state_dict().items()}
             torch.save({"update": update, "ranks": ranks, "state_dict": weights, **_randomness(module)}, path)
         raise Mistake(
             f"The gradient of update {update} is not finite ({_names(ranks)}). The batch, its keys and the weights "
@@ -109,15 +111,20 @@ class Gradients(Callback):
         in_hand = update == trainer.global_step + 1
         gradients = ((name, p.grad) for name, p in module.named_parameters() if in_hand and p.grad is not None)
         return {
-            "nonfinite": [name for name, gradient in gradients if not bool(gradient.isfinite().all())],
+            "nonfinite": [name for name, gradient in gradients if not bool(whole(gradient).isfinite().all())],
             "shares": [plain(share) for share in self.shares.get(update, [])],
             "batches": [plain(batch) for batch in self.batches] if in_hand else [],
         }
 
 
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of all of them, of every rank's part where they are cut."""
+    return whole(nn.utils.get_total_norm(tensors))
+
+
 def _movement(before: list[Tensor], after: list[nn.Parameter]) -> dict[str, Tensor]:
-    size = nn.utils.get_total_norm(before)
-    moved = nn.utils.get_total_norm(torch._foreach_sub([p.detach() for p in after], before))
+    size = total_norm(before)
+    moved = total_norm(torch._foreach_sub([p.detach() for p in after], before))
     return {"optim/param_norm": size, "optim/update_ratio": moved / size}
 
 

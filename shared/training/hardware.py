@@ -41,6 +41,7 @@ class HardwareOptions:
     tf32: float32 matrix products may use TF32.
     compile: in place, so that names in checkpoints stay plain: each member of every ModuleList, or the whole network.
     compile_mode: as in torch.compile.
+    shard: cut the network over all processes; auto: only where it would fill a card (`parallel.must_shard`).
     """
 
     memory_gb: float | None = None
@@ -48,16 +49,19 @@ class HardwareOptions:
     tf32: bool = False
     compile: Literal["none", "blocks", "network"] = "none"
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    shard: bool | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """devices: names of the CUDA cards of this node; capability: of the weakest card; nodes: as the launcher says."""
+    """devices: names of the CUDA cards of this node; capability: of the weakest card; nodes: as the launcher says;
+    memory_gb: of the smallest card."""
 
     devices: tuple[str, ...] = ()
     capability: tuple[int, int] = (0, 0)
     nodes: int = 1
     cores: int = 1
+    memory_gb: float | None = None
 
     def __str__(self) -> str:
         if not self.devices:
@@ -83,6 +87,7 @@ def detect() -> Machine:
         capability=min((torch.cuda.get_device_capability(i) for i in cards), default=(0, 0)),
         nodes=_nodes(os.environ),
         cores=os.cpu_count() or 1,
+        memory_gb=min((torch.cuda.get_device_properties(i).total_memory / 1e9 for i in cards), default=None),
     )
 
 
@@ -92,7 +97,7 @@ def choose(machine: Machine) -> Choice:
     if not names:
         return Choice("cpu", f"hardware    cpu: {machine}")
     if machine.nodes > 1:
-        return Choice("multinode", f"hardware    multinode: {machine}", (f"--trainer.num_nodes={machine.nodes}",))
+        return Choice("multinode", f"hardware    multinode: {machine}", node_flags(machine))
     if len(names) == 3 and all("RTX 3090" in name for name in names):
         return Choice("3x3090", f"hardware    3x3090: {machine}")
     for profile, marks in {"b200": ("B200",), "h200": ("H200", "H100")}.items():
@@ -100,6 +105,11 @@ def choose(machine: Machine) -> Choice:
             return Choice(profile, f"hardware    {profile}: {machine}")
     flags = ("--trainer.precision=16-mixed",) if machine.capability < (8, 0) else ()
     return Choice("gpu", f"hardware    gpu: {machine}, no profile of its own", flags)
+
+
+def node_flags(machine: Machine) -> tuple[str, ...]:
+    """What the launcher decides for the Trainer, whatever the profile."""
+    return (f"--trainer.num_nodes={machine.nodes}",) if machine.nodes > 1 else ()
 
 
 def require(trainer: dict[str, Any], machine: Machine) -> None:
@@ -196,5 +206,6 @@ def _compiled_parts(what: str, network: nn.Module) -> list[nn.Module]:
 def _nodes(environment: Any) -> int:
     if "SLURM_NNODES" in environment and "SLURM_PROCID" in environment:
         return int(environment["SLURM_NNODES"])
-    local = int(environment.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, int(environment.get("WORLD_SIZE", 1)) // local)
+    if "LOCAL_WORLD_SIZE" not in environment:  # no torchrun; processes that Lightning starts share a node
+        return 1
+    return max(1, int(environment.get("WORLD_SIZE", 1)) // int(environment["LOCAL_WORLD_SIZE"]))

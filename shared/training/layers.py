@@ -124,7 +124,9 @@ def arrange(project: str, verb: str, argv: Sequence[str]) -> Layers:
     if run is not None:
         own, stage, size = [run.folder / "config.yaml"], run.stage, run.size
     kept = run is not None and verb in TRAINING  # a resumed run keeps the hardware it was started with
-    choice = hardware.Choice() if profiles or kept else hardware.choose(hardware.detect())
+    machine = hardware.detect()
+    known = hardware.Choice(flags=hardware.node_flags(machine))
+    choice = known if profiles or kept else hardware.choose(machine)
     chosen = [CONFIGS / "hardware" / f"{choice.profile}.yaml"] if choice.profile else []
     notes = [note for note in (choice.reason, *(f"{file} is used" for file in local)) if note]
     files = (*own, *profiles, *chosen, *(() if kept else adapters), *local)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from shared.training.errors import Mistake
 from shared.training.interrupts import Interrupts
 from shared.training.runs import LoggingOptions, Run
 from shared.training.tables import Table
@@ -54,11 +55,16 @@ class Sums:
         return {"values": values, "counts": counts, "whole": dict(self.whole)}
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> "Sums":
+    def restored(cls, states: Iterable[Mapping[str, Any]]) -> "Sums":
+        """What `state` gave, of several ranks together if fewer go on."""
         sums = cls()
-        sums.values = {name: list(parts.unbind()) for name, parts in state["values"].items()}
-        sums.counts = {name: list(parts.unbind()) for name, parts in state["counts"].items()}
-        sums.whole = dict(state["whole"])
+        for state in states:
+            for name, parts in state["values"].items():
+                sums.values.setdefault(name, []).extend(parts.unbind())
+            for name, parts in state["counts"].items():
+                sums.counts.setdefault(name, []).extend(parts.unbind())
+            for name, count in state["whole"].items():
+                sums.whole[name] = sums.whole.get(name, 0.0) + count
         return sums
 
 
@@ -139,7 +145,12 @@ class WriteLogs(Callback):
         self.console: Console | None = None
         self.timing = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning would raise on that rank alone, and leave the others waiting
+        pl_module.allow_zero_length_dataloader_with_multiple_devices = stage == "fit"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _require_validation_everywhere(trainer)
         for logger in trainer.loggers:
             if hasattr(logger, "rewind"):
                 logger.rewind(trainer.global_step)
@@ -234,15 +245,29 @@ class WriteLogs(Callback):
         unreported = tuple(self.watch.counts) if self.watch else ()
         return {"train": self.train.state(), "names": self.train_keys.names, "unreported": unreported, **counts}
 
-    def restore_rank_state(self, state: Mapping[str, Any]) -> None:
-        self.train, self.train_keys.names = Sums.restored(state["train"]), list(state["names"])
-        self.samples, self.units, self.seconds = state["samples"], state["units"], state["seconds"]
-        self.unreported = tuple(state["unreported"])
+    def restore_rank_states(self, states: Sequence[Mapping[str, Any]], mine: slice) -> None:
+        """Go on from `rank_state` of all ranks; what those of `mine` had gathered is this rank's from now on."""
+        first, own = states[0], states[mine]
+        self.train_keys.names = list(first["names"])
+        self.samples, self.units, self.seconds = first["samples"], first["units"], first["seconds"]
+        self.train = Sums.restored([state["train"] for state in own])
+        samples, units = zip((0, 0), *(state["unreported"] for state in own))
+        self.unreported = (sum(samples), sum(units))
 
     @property
     def seconds_so_far(self) -> float:
         """Wall clock of training, earlier starts of the run included."""
         return self.watch.seconds if self.watch else self.seconds
+
+
+def _require_validation_everywhere(trainer: Trainer) -> None:
+    """A rank without a batch never comes to the sums of a validation, and the others would wait for it."""
+    batches = of_every_rank(trainer, sum(trainer.num_val_batches))
+    if 0 in batches and any(batches):
+        raise Mistake(
+            f"Validation has no batch for rank {batches.index(0)} of {len(batches)}; its data are too few to share."
+            f" Hold out at least {len(batches)} samples, or start fewer processes."
+        )
 
 
 def _time_fetches(trainer: Trainer, watch: Stopwatch) -> bool:

@@ -2,13 +2,16 @@
 
 The momentum of a matrix is replaced by the nearest semi-orthogonal matrix (five Newton-Schulz iterations, float32),
 scaled so that an entry moves about as far as under AdamW (0.2 sqrt(longer side), Liu et al. 2025): both share learning
-rates. Matrices of one shape are iterated together. Knows groups of parameters; the caller says which are hidden.
+rates. Matrices of one shape are iterated together; those cut over ranks are made whole, and every rank iterates all.
+Knows groups of parameters; the caller says which are hidden.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from shared.training.shards import cut_like, own, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that lifts singular values from near 0 to about 1 fastest
 ITERATIONS = 5
@@ -67,19 +70,20 @@ class MuonAdamW(torch.optim.AdamW):
 
     def _move_alike(self, matrices: list[Tensor], lr: float, decay: float) -> None:
         """Nesterov momentum, orthogonalised; decoupled decay; all matrices of one shape at once."""
-        gradients = torch.stack([p.grad for p in matrices]).float()  # type: ignore[misc]
+        gradients = torch.stack([whole(p.grad) for p in matrices]).float()  # type: ignore[arg-type]
         momenta = [self._momentum(p) for p in matrices]
-        before = torch.stack(momenta)
+        before = torch.stack([whole(momentum) for momentum in momenta])
         after = before.lerp(gradients, 1 - MOMENTUM)
         reach = RMS * max(matrices[0].shape) ** 0.5
         moves = orthogonalised(gradients.lerp(after, MOMENTUM)) * (-lr * reach)
         held = getattr(self, "found_inf", None)
         if held is not None:
             after, moves = torch.where(held > 0, before, after), torch.where(held > 0, 0.0, moves)
-        torch._foreach_copy_(momenta, after.unbind())
+        parts = [own(p) for p in matrices]
+        torch._foreach_copy_([own(m) for m in momenta], [own(cut_like(a, m)) for a, m in zip(after.unbind(), momenta)])
         keep = 1 - lr * decay
-        torch._foreach_mul_(matrices, keep if held is None else torch.where(held > 0, 1.0, keep))
-        torch._foreach_add_(matrices, [move.to(p.dtype) for move, p in zip(moves.unbind(), matrices)])
+        torch._foreach_mul_(parts, keep if held is None else torch.where(held > 0, 1.0, keep))
+        torch._foreach_add_(parts, [own(cut_like(move.to(p.dtype), p)) for move, p in zip(moves.unbind(), matrices)])
 
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]

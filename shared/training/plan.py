@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from shared.training.errors import Mistake
 from shared.training.hardware import Machine, gemm_tflops, peak_tflops
 from shared.training.logs import duration
 from shared.training.optim import Recipe, warmup_updates
+from shared.training.parallel import must_shard
 from shared.training.throughput import training_flops
 
 CPU_MICRO_BATCH = 32
@@ -57,9 +58,15 @@ class Plan:
     activation_bytes: int | None = None  # kept for the backward of one micro-batch; None: not known
     seconds: float | None = None
     batch_units: int | None = None
+    shard: bool | Literal["auto"] = "auto"  # as wished; `described` decides
     git: str = ""
     data: dict[str, str] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cuts(self) -> int:
+        """Parts that the network is cut into."""
+        return self.world if self.shard is True else 1
 
     @property
     def averaged(self) -> int:
@@ -68,14 +75,14 @@ class Plan:
 
     @property
     def state_bytes(self) -> int:
-        """Memory of weights, gradients, moments and average, whatever the batch."""
-        return WEIGHT * (self.parameters + self.trainable + self.averaged) + MOMENT * self.moments
+        """Memory of weights, gradients, moments and average in one process, whatever the batch."""
+        return (WEIGHT * (self.parameters + self.trainable + self.averaged) + MOMENT * self.moments) // self.cuts
 
     @property
     def peak_bytes(self) -> int:
         """Largest memory of one process: state, and what is kept for a backward or, at a logging point, a copy of the
         weights from before the update with the difference to it."""
-        return self.state_bytes + max(self.activation_bytes or 0, 2 * WEIGHT * self.trainable)
+        return self.state_bytes + max(self.activation_bytes or 0, 2 * WEIGHT * self.trainable // self.cuts)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -126,6 +133,7 @@ class Plan:
 
     def _memory(self) -> str:
         card = f", a card has {metric(self.memory_gb * 1e9)}B" if self.memory_gb else ""
+        card += f", the network is cut over {self.cuts} processes" if self.cuts > 1 else ""
         if self.activation_bytes is None:
             return f"{metric(self.state_bytes)}B of training state, without activations{card}"
         parts = f"state {metric(self.state_bytes)}B, activations {metric(self.activation_bytes)}B"
@@ -179,7 +187,8 @@ def resolve(
         validate_every=config.get("run", {}).get("validate_every"),
         averages=config.get("ema", {}).get("enabled", True),
         peak_tflops=_peak(card, trainer, machine),
-        memory_gb=card.get("memory_gb"),
+        memory_gb=card.get("memory_gb") or machine.memory_gb,
+        shard=card.get("shard", "auto"),
         batch_units=data.get("batch_units"),
     )  # fmt: skip
 
@@ -219,9 +228,11 @@ def described(plan: Plan, module: Any, datamodule: Any, recipe: Recipe) -> Plan:
     """
     network = getattr(module, "network", module)
     counts = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    parameters = sum(n for n, _ in counts)
     plan = replace(
         plan,
-        parameters=sum(n for n, _ in counts),
+        parameters=parameters,
+        shard=must_shard(plan.shard, parameters, plan.memory_gb, plan.world),
         trainable=sum(n for n, learns in counts if learns),
         moments=_moments(network, recipe),
         learning_rate=recipe.lr,

@@ -280,14 +280,13 @@ def facts(content: Mapping[str, Any]) -> list[list[str]]:
 
 def _pace(speed: Mapping[str, float]) -> str:
     parts = [f"{speed['samples_per_s']:,.0f} samples/s"]
-    parts += [f"{speed['units_per_s']:,.0f} units/s"] if speed["units_per_s"] else []
+    if speed["units_per_s"] not in (0, speed["samples_per_s"]):
+        parts.append(f"{speed['units_per_s']:,.0f} units/s")
     parts += [f"{1000 * speed['tflops']:,.0f} GFLOP/s per process"] if "tflops" in speed else []
     shares = {"mfu": "of the card's peak (MFU)", "gemm_share": "of one matrix product's speed"}
     parts += [f"{speed[name]:.1%} {of}" for name, of in shares.items() if name in speed]
     waiting = f"{100 * speed['wait_fraction']:.0f} % waiting for data"
     parts += [f"update {speed['step_ms_p50']:.1f} ms (p95 {speed['step_ms_p95']:.1f})", waiting]
-    parts += [f"{speed['tflops']:.3g} TFLOP/s"] if speed.get("tflops") else []
-    parts += [f"{100 * speed['mfu']:.1f} % MFU"] if speed.get("mfu") else []
     return ", ".join(parts)
 
 

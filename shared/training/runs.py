@@ -9,6 +9,7 @@ Knows files and names. Does not know what is trained, nor what a checkpoint hold
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -32,7 +33,8 @@ from shared.training.checkpoints import updates_made
 from shared.training.errors import Mistake
 from shared.training.tables import Table, replace_text
 
-_NAME_VARIABLE = "PALIMPSEST_RUN"  # rank 0 tells the ranks it starts which name it chose
+_NAME_VARIABLE = "PALIMPSEST_RUN"  # rank 0 tells the other ranks which name it chose
+_opened = itertools.count()  # runs of this process; all ranks open them in one order
 
 
 def rank() -> int:
@@ -142,7 +144,6 @@ def open_run(
     run = Run(folder, project, stage, size, folder.name, command, last if options.resume and last.exists() else None)
     if rank() == 0:
         _refuse_finished(run, plan)
-        os.environ[_NAME_VARIABLE] = run.name
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _write_start(run, config_yaml, plan)
     return run
@@ -177,10 +178,24 @@ def _newest_in(home: Path, *, unfinished: bool) -> Path | None:
 
 
 def _choose_folder(options: RunOptions, home: Path) -> Path:
-    told = os.environ.get(_NAME_VARIABLE)
-    if rank() != 0 and told:
+    key = f"{_NAME_VARIABLE} {os.environ.get('TORCHELASTIC_RESTART_COUNT')} {next(_opened)}"
+    store = _torchrun_store()
+    if rank() != 0 and (told := store.get(key).decode() if store else os.environ.get(_NAME_VARIABLE)):
         return home / told
-    return _to_resume(options, home) or home / _new_name(options, home)
+    folder = _to_resume(options, home) or home / _new_name(options, home)
+    if rank() == 0:  # told to the ranks it will start, and to those that torchrun has started beside it
+        os.environ[_NAME_VARIABLE] = folder.name
+        if store:
+            store.set(key, folder.name)
+    return folder
+
+
+def _torchrun_store() -> torch.distributed.TCPStore | None:
+    """The board that torchrun keeps for its ranks, there before any process group."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.TCPStore(host, port, is_master=False)
 
 
 def _to_resume(options: RunOptions, home: Path) -> Path | None:
@@ -231,9 +246,9 @@ def _write_start(run: Run, config_yaml: str, plan: Mapping[str, Any]) -> None:
     if config.exists() and (changed := config_differences(config.read_text(), config_yaml)):
         earlier = run.folder / f"config.{updates_made(run.resume_from) if run.resume_from else 0}.yaml"
         if not earlier.exists():  # else the one in between has made no update that is kept
-            config.rename(earlier)
+            replace_text(earlier, config.read_text())
         run.say("Resumed with changed configuration:\n" + "\n".join(f"  {line}" for line in changed))
-    config.write_text(config_yaml)
+    replace_text(config, config_yaml)  # whole at any moment: other ranks may be reading it
     write_json(run.folder / "plan.json", dict(plan))
     start = {"utc": _now(), "command": run.command, "resumed": run.resume_from is not None, **_environment(plan)}
     start |= {"seed": _leaves(yaml.safe_load(config_yaml)).get("seed_everything"), "config": config_hash(config_yaml)}

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from shared.training.averaging import Averaging
 from shared.training.logs import WriteLogs
+from shared.training.parallel import is_cut, together
 from shared.training.randomness import rng_state, set_rng_state
 from shared.training.runs import Run, rehearsed
 
@@ -64,12 +65,13 @@ class Snapshots(Callback):
     def _draw(self, trainer: Trainer, module: Any, update: int) -> None:
         wanted = update != self.drawn and hasattr(module, "draw") and not rehearsed(trainer)
         self.drawn = update
-        if not (wanted and trainer.is_global_zero):
+        if not (wanted and (trainer.is_global_zero or is_cut(module))):
             return
-        folder = self.run.samples / str(update)
-        folder.mkdir(parents=True, exist_ok=True)
-        with untouched_generators(), self.averaging.swapped(module), evaluating(module):
-            module.draw(folder, update)
+        with untouched_generators(), self.averaging.swapped(module), together(module), evaluating(module):
+            if trainer.is_global_zero:
+                folder = self.run.samples / str(update)
+                folder.mkdir(parents=True, exist_ok=True)
+                module.draw(folder, update)
         self.logs.pause()
 
 

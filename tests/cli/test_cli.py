@@ -190,3 +190,12 @@ def test_what_local_yaml_says_of_the_root_holds_for_evaluations_too(run, desk):
     assert "configs/local.yaml is used" in said.out
     assert facts(said.out)["run"] == "elsewhere/tiny/nano/001"
     assert run("test", *NANO).code == 0, said.err
+
+
+def test_several_nodes_are_told_how_to_launch_and_fewer_ranks_than_stated_are_refused(run, monkeypatch):
+    told = run("config", *NANO[:2], "--config=configs/hardware/multinode.yaml").out
+    assert [line.split()[1] for line in told.splitlines() if line.startswith("launch")] == ["torchrun", "srun"]
+    monkeypatch.setenv("SLURM_NTASKS", "16")
+    refused = run("fit", *NANO)
+    assert refused.code == 2 and "SLURM has given 16 tasks" in refused.err
+    assert not Path("runs").exists()

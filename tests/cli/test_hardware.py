@@ -53,6 +53,7 @@ def test_multinode_tells_the_trainer_how_many_nodes():
     [
         ({}, 1),
         ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}, 1),
+        ({"WORLD_SIZE": "3", "LOCAL_RANK": "1"}, 1),  # started by Lightning: three cards of one node
         ({"WORLD_SIZE": "32", "LOCAL_WORLD_SIZE": "8"}, 4),
         ({"SLURM_NNODES": "3", "SLURM_PROCID": "0"}, 3),
         ({"SLURM_NNODES": "3"}, 1),  # an allocation without srun: one process

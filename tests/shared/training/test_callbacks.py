@@ -12,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from shared.training import checkpoints
 from shared.training.callbacks import Options, build
@@ -320,7 +321,8 @@ def test_without_average_the_file_holds_raw_weights_only(home):
 
 def test_checkpoints_come_last_and_the_private_hooks_of_lightning_still_exist(whole):
     assert [type(c).__name__ for c in build(whole[1], Options())] == [
-        "WriteReport", "Averaging", "Gradients", "WriteLogs", "Snapshots", "Checkpoints",
+        "RankSeeds", "WriteReport", "Averaging", "Gradients", "WriteLogs", "Snapshots", "Checkpoints",
     ]  # fmt: skip
     for name in ("_broadcast_sigterm_tensor", "_should_check_val_fx"):
         assert callable(getattr(_TrainingEpochLoop, name))
+    assert callable(_CheckpointConnector.dump_checkpoint)

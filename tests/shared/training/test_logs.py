@@ -78,7 +78,7 @@ def test_sums_survive_a_file_and_add_up_in_the_same_order():
         whole.add({"a": value, "b": (value, torch.tensor(i))})
         if i < 3:
             first.add({"a": value, "b": (value, torch.tensor(i))})
-    second = Sums.restored(first.state())
+    second = Sums.restored([first.state()])
     for i, value in enumerate(values[3:], 3):
         second.add({"a": value, "b": (value, torch.tensor(i))})
     assert torch.equal(whole.totals(["a", "b"], CPU), second.totals(["a", "b"], CPU))
