@@ -139,13 +139,13 @@ new-project: ready
 	@$(call ours,scaffold '$(NAME)')
 
 ##@ Testing
-tests_of = $(wildcard tests/*/$(PROJECT) tests/*/test_$(PROJECT).py tests/*/test_$(PROJECT)_*.py \
-	$(if $(filter template,$(PROJECT)),tests/smoke))
+tests_of = $(wildcard tests/*/$(PROJECT) tests/*/test_$(PROJECT).py tests/*/test_$(PROJECT)_*.py)
+of_every_line = $(wildcard tests/smoke/test_smoke.py tests/projects/test_contract.py)
 pytest = env OMP_NUM_THREADS=1 $(PY) -m pytest
 spread = $(shell $(PY) -c 'import xdist' 2>/dev/null && printf %s '-n $(WORKERS) --dist loadfile')
 
 test: check-tests ready ## every test, or those of PROJECT=; ARGS="-k name" goes to pytest
-	@exec $(pytest) $(spread) $(if $(PROJECT),$(tests_of),tests) $(ARGS)
+	@exec $(pytest) $(spread) $(if $(PROJECT),$(tests_of) $(of_every_line) --project $(PROJECT),tests) $(ARGS)
 
 test-laws: ready ## the identities every process must obey
 	@exec $(pytest) $(spread) tests/laws $(ARGS)

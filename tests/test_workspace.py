@@ -126,9 +126,11 @@ def test_bench_runs_the_bench_of_the_project(house):
 
 @needs_make
 def test_the_tests_of_a_project_are_found_by_name(house):
-    for path in ("packages/arc/test_x.py", "smoke/test_arc.py", "learn/test_arc_nano.py", "smoke/test_arch.py"):
+    own, others = ("packages/arc/test_x.py", "smoke/test_arc.py", "learn/test_arc_nano.py"), ("smoke/test_arch.py",)
+    for path in (*own, *others, "smoke/test_smoke.py", "projects/test_contract.py"):
         place(house / "tests" / path)
-    found = "tests/packages/arc tests/smoke/test_arc.py tests/learn/test_arc_nano.py -x"
+    found = "tests/packages/arc tests/smoke/test_arc.py tests/learn/test_arc_nano.py"
+    found += " tests/smoke/test_smoke.py tests/projects/test_contract.py --project arc -x"
     assert said(house, "test PROJECT=arc ARGS=-x").endswith(found)
 
 
