@@ -51,7 +51,7 @@ runs = $(patsubst %/config.yaml,%,$(wildcard runs/*/*/*/config.yaml))
 targets = $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
 .PHONY: check check-base check-bench check-run check-tests ready help setup clean lock wheels train finetune train-ladder \
-	evaluate validate predict sample export config profile bench bench-start report compare repro new-project projects \
+	evaluate validate predict sample export config profile bench bench-start report compare repro new-project projects results \
 	test test-laws test-gpu lint format typecheck ci
 
 check:
@@ -111,7 +111,8 @@ repro: ## run the first 20 updates of a run again and compare: RUN=runs/...
 profile: verb = profile ## where the time of an update goes: PROJECT= [SIZE=] [HW=]
 bench: ## speed, measured in pairs: [PROJECT=] [MODE=loop|throughput|attention|memory] [SECONDS=] [BENCH=a project's own]
 bench-start: ## seconds from a clone to the first update, cold and warm
-projects: ## the table of projects, stages and sizes: parameters, promise, cost
+projects: ## the table of projects, stages and sizes: parameters, promise, cost; ARGS=--write puts it into README.md
+results: ## the measured table of a project's README, with runs taken up: PROJECT= [RUNS="runs/..."] [ARGS="--as name"]
 
 report repro: check-run ready
 	@$(call ours,$@ '$(run_folder)')
@@ -131,6 +132,9 @@ bench-start:
 
 projects: ready
 	@$(call ours,catalogue)
+
+results: check ready
+	@$(call ours,results_table $(PROJECT) $(RUNS))
 
 ##@ Building
 new-project: ## a project of your own, copied from the template: NAME=spirals

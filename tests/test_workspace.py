@@ -106,6 +106,7 @@ COMMANDS = {
     "bench PROJECT=arc MODE=loop SECONDS=3": "shared.training.bench arc --mode loop --seconds 3",
     "new-project NAME=spirals": "shared.training.scaffold 'spirals'",
     "projects": "shared.training.catalogue",
+    "results PROJECT=arc RUNS=runs/x": "shared.training.results_table arc runs/x",
     "help PROJECT=arc": "projects.arc help",
     "report RUN=runs/arc/nano/001/": "shared.training.report 'runs/arc/nano/001'",
     "report PROJECT=arc RUN=001": "shared.training.report 'runs/arc/nano/001'",
