@@ -283,10 +283,8 @@ class PalimpsestCLI(LightningCLI):
             self.action.act(self)
         elif self.verb in ("fit", "finetune"):
             self.fit()
-        elif self.verb in QUIET:
-            self.evaluate()
         else:
-            raise Mistake(f"`{self.verb}` is not built yet.")
+            self.evaluate()
 
     def _launch(self) -> list[str]:
         """How the ranks of a profile for several nodes are started."""
