@@ -124,6 +124,11 @@ def cut(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard `network` over `mesh` in place: inner parts first, the rest last. Nothing happens the second time."""
     if isinstance(network, FSDPModule):
         return
+    if scalars := [name for name, parameter in network.named_parameters() if not parameter.ndim]:
+        raise Mistake(
+            f"The network cannot be cut over processes: its parameter {scalars[0]} has no dimension. Give it the shape"
+            " [1], or set hardware.shard false."
+        )
     for part in reversed([*_members(network)]):
         fully_shard(part, mesh=mesh)
     # by default a forward pass without a backward leaves the root whole: averages could not be swapped into it

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shared import objectives
-from tests.distributed import arc, two
+from tests.distributed import adapted, arc, two
 from tests.distributed.facts import Alone, facts, furthest, losses, spread, table
 from tests.distributed.project import train
 from tests.distributed.settings import copy_of_third, halfway
@@ -17,6 +17,7 @@ def ranks(launch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "grids").mkdir()
     arc.trained(folder / "grids")
+    adapted.base(folder / "adapters")
     return launch("tests.distributed.two", 2, folder)
 
 
@@ -283,6 +284,43 @@ def test_a_nan_stops_a_cut_network_too(ranks):
         assert "The gradient of update 3 is not finite" in rank["raised"] and rank["update"] == 2
     evidence = torch.load(ranks.folder / "cut_and_nan/toy/nano/run/nonfinite-3.pt", weights_only=True)
     assert evidence["state_dict"]["network.input.weight"].shape == (16, 7)
+
+
+def test_a_scalar_parameter_is_refused_by_name_before_training(ranks):
+    for said in ranks("a_scalar_cannot_be_cut"):
+        assert "gate has no dimension" in said
+
+
+# --- adapters
+
+
+@pytest.fixture(scope="module")
+def alone(ranks):
+    """The folder in which one process has adapted the base as two ranks have."""
+    folder = ranks.folder / "adapters"
+    adapted.finetune(folder, "alone", updates=3)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["whole", "cut"])
+def test_two_ranks_adapt_as_one_process_does(ranks, alone, name):
+    assert ranks("adapters") == [None] * 2
+    assert furthest(adapted.losses(alone, name), adapted.losses(alone, "alone")) < 1e-5
+    assert adapted.apart(adapted.stored(alone, name), adapted.stored(alone, "alone")) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["whole", "cut"])
+def test_files_of_adapting_ranks_hold_adapters_only_and_go_on_in_one_process(ranks, alone, name):
+    """Two more updates are those of a run that one process made throughout, on the same base."""
+    weights = [key for key in adapted.stored(alone, name) if not key.startswith("optimizer_states")]
+    assert weights and all("lora_" in key for key in weights if key != "averaging_state.updates")
+    for run in (name, "alone"):
+        shutil.copytree(adapted.run(alone, run), adapted.run(alone, f"{run}-{name}-again"))
+        adapted.finetune(alone, f"{run}-{name}-again", updates=5, run__resume=True)
+    ours, theirs = (f"{run}-{name}-again" for run in (name, "alone"))
+    assert len(adapted.losses(alone, ours)) == 5
+    assert furthest(adapted.losses(alone, ours), adapted.losses(alone, theirs)) < 1e-5
+    assert adapted.apart(adapted.stored(alone, ours), adapted.stored(alone, theirs)) < 1e-5
 
 
 # --- the command line

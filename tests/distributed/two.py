@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torchmetrics import MeanMetric
 
 from shared import objectives
 from shared.processes.schedules import PiecewiseCdf
-from shared.training import callbacks, cli
+from shared.training import callbacks, cli, parallel
 from shared.training.batches import Phase, StatelessBatches, evaluation_shards
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.console import quieten
 from shared.training.errors import Mistake
 from shared.training.template.data import TemplateData
 from shared.training.template.module import TemplateModule
-from tests.distributed import arc
+from tests.distributed import adapted, arc
 from tests.distributed.facts import facts, weights
 from tests.distributed.group import check, main
 from tests.distributed.project import WIDTH, Setting, train
@@ -220,12 +221,29 @@ def cut_and_nan(folder: Path) -> Any:
     return facts(train(folder, "run", Setting(spoil=spoil, shard=True), raises=Mistake))
 
 
+@check
+def a_scalar_cannot_be_cut(folder: Path) -> Any:
+    network, mesh = torch.nn.Linear(2, 2), init_device_mesh("cpu", (2,))
+    network.register_parameter("gate", torch.nn.Parameter(torch.ones(())))
+    try:
+        parallel.cut(network, mesh)
+    except Mistake as mistake:
+        return str(mistake)
+
+
 # --- whole projects
 
 
 @check
 def template_on_two(folder: Path) -> Any:
     cli.main(TemplateModule, TemplateData, template(folder, 2))
+
+
+@check
+def adapters(folder: Path) -> Any:
+    """On whole copies, and on a network that is cut."""
+    adapted.finetune(folder, "whole", 2)
+    adapted.finetune(folder, "cut", 2, hardware__shard=True)
 
 
 @check
