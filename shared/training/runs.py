@@ -311,7 +311,23 @@ def _now() -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises Mistake where the file is torn: those written here never are, so a disk or an editor did it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Mistake(f"{path} is not JSON ({error}). Restore it, or delete its folder {path.parent}.") from error
+
+
+def read_config(folder: Path) -> str:
+    """The text of a run's config.yaml. Raises Mistake where it is not YAML."""
+    path = folder / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise Mistake(f"{path} cannot be read ({why:.120}). Restore it, or delete its folder {folder}.") from error
+    return text
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
