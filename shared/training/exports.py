@@ -22,7 +22,7 @@ from shared.training import adapting, checkpoints, layout, lora, pretrained
 from shared.training.checkpoints import ADAPTERS, CONFIG, EXPORTED, PEFT_PREFIX, WHOLE, Weights
 from shared.training.errors import Mistake
 from shared.training.report import metric_table
-from shared.training.runs import read_json, write_json
+from shared.training.runs import make_folder, read_json, write_json
 from shared.training.tables import replace_text
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _staged(out: Path) -> Iterator[Path]:
     """
     staging = out / STAGING
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(staging)
     yield staging
     for stale in (EXPORTED, WHOLE, ADAPTERS, "adapter_config.json"):
         (out / stale).unlink(missing_ok=True)

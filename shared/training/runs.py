@@ -144,9 +144,17 @@ def open_run(
     run = Run(folder, project, stage, size, folder.name, command, last if options.resume and last.exists() else None)
     if rank() == 0:
         _refuse_finished(run, plan)
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(run.checkpoints)
         _write_start(run, config_yaml, plan)
     return run
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents, if it is not there. Raises Mistake where that is not allowed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"{folder} cannot be made ({error.strerror}). Name a folder that can be written to.") from error
 
 
 def reopen(path: str | Path, command: str = "") -> Run:

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[list[str], dict | None]] = {
     "lora_without_base": (["fit", *NANO, "--lora.enabled=true"], None),
     "lora_out_of_range": (["fit", *NANO, "--lora.r=0"], None),
     "checkpoint_missing": (["test", "--ckpt_path=runs/tiny/nano/007"], None),
+    "run_root_is_a_file": (["fit", *NANO, "--run.root=configs/tiny/nano.yaml"], None),
     "class_of_no_stage": (
         ["fit", *NANO],
         {"model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"}},

@@ -409,3 +409,8 @@ def test_an_export_with_a_torn_or_missing_file_is_refused_in_a_sentence(file, tm
         path.unlink()
     with pytest.raises(Mistake, match="whole export"):
         checkpoints.read(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(file):
+    with pytest.raises(Mistake, match=r"cannot be made \(Not a directory\)"):
+        exports.export(file, file / "out")
