@@ -23,6 +23,7 @@ from projects.arc.data import ArcData
 from projects.arc.size import SizeOptions
 from projects.arc.solving import Answered, EvalOptions
 from shared.training.report import Metric, Results
+from shared.training.tables import replace_text
 
 FLOORS = ("copy", "commonest_output", "rearrangement")
 PASSES = ("pass@2", "pass@1", "pass@2_strict", "oracle")
@@ -137,8 +138,8 @@ class Evaluation:
     def write_answers(self, folder: Path) -> list[Path]:
         """submission.json, answers.json (every candidate with its votes) and attempts.npz."""
         submission, answers, arrays = (folder / n for n in ("submission.json", "answers.json", "attempts.npz"))
-        submission.write_text(json.dumps(scoring.submission(self.tasks, self.attempts)), encoding="utf-8")
-        answers.write_text(json.dumps([_spelled(one) for one in self.answered]), encoding="utf-8")
+        replace_text(submission, json.dumps(scoring.submission(self.tasks, self.attempts)))
+        replace_text(answers, json.dumps([_spelled(one) for one in self.answered]))
         named = {f"{one.query.name}/{n}": a.grid for one in self.answered for n, a in enumerate(one.attempts, 1)}
         np.savez_compressed(arrays, **named)  # type: ignore[arg-type]
         return [submission, answers, arrays]

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -117,13 +118,28 @@ def _read_export(folder: Path) -> dict[str, Any]:
     """An export as the checkpoint it was made from, without what training needs; adapters keep the names of peft."""
     from safetensors.torch import load_file
 
-    facts = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-    tensors = load_file(folder / (ADAPTERS if "lora" in facts else WHOLE))
-    named = {"network." + name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
-    tied = {"network." + name: named["network." + first] for name, first in facts["tied"].items()}
-    told = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in facts["told"]}
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    with _whole(folder):
+        facts = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        tensors = load_file(folder / (ADAPTERS if "lora" in facts else WHOLE))
+        named = {"network." + name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
+        tied = {"network." + name: named["network." + first] for name, first in facts["tied"].items()}
+        told = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in facts["told"]}
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     return {"state_dict": named | tied, **told, "palimpsest": {**facts, "config": config}}
+
+
+@contextmanager
+def _whole(export: Path) -> Iterator[None]:
+    """Turn what a torn or incomplete folder makes of its readers into a Mistake."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, SafetensorError) as error:
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]:.90}"
+        raise Mistake(
+            f"{export} is not a whole export ({why}). Write it again: make export CKPT=<run> OUT=<folder>."
+        ) from error
 
 
 def exported(path: str | Path | None) -> Path | None:
@@ -131,10 +147,12 @@ def exported(path: str | Path | None) -> Path | None:
     return Path(path) if path and (Path(path) / EXPORTED).is_file() else None
 
 
-def place(export: Path) -> tuple[str | None, str]:
-    """(stage, size) of an export."""
-    facts = json.loads((export / EXPORTED).read_text(encoding="utf-8"))
-    return facts.get("stage"), facts["size"]
+def place(export: Path) -> tuple[str, str | None, str]:
+    """(project, stage, size) of an export. Raises Mistake where it does not say, or lacks its configuration."""
+    with _whole(export):
+        facts = json.loads((export / EXPORTED).read_text(encoding="utf-8"))
+        (export / CONFIG).stat()
+        return facts["project"], facts.get("stage"), facts["size"]
 
 
 def holds_weights(path: str | Path) -> bool:
@@ -153,13 +171,18 @@ def choose(folder: str | Path, prefer: Preference = "final") -> Path:
         return files[prefer]
     if prefer == "final" and files["last"].exists():
         return files["last"]
+    if not (folder / "checkpoints").is_dir():
+        raise Mistake(
+            f"{folder} is neither a run (no checkpoints/) nor a whole export (no {EXPORTED}). Give one of these, or a"
+            " file of a run's checkpoints/."
+        )
     present = [name for name, file in files.items() if file.exists()]
     why = {
         "best": "best.ckpt is written at a validation when checkpoint.monitor names a metric",
         "halfway": "halfway.ckpt is written at half of trainer.max_steps",
     }.get(prefer, "the run was stopped before its first checkpoint (checkpoint.every)")
-    wanted = f"set checkpoint.prefer to one of: {', '.join(present)}" if present else "train it first"
-    raise Mistake(f"{folder} has no {prefer}.ckpt: {why}. Either {wanted}.")
+    wanted = f"Set checkpoint.prefer to one of: {', '.join(present)}" if present else "Train it first"
+    raise Mistake(f"{folder} has no {prefer}.ckpt: {why}. {wanted}.")
 
 
 def require_same(state: Mapping[str, Tensor], path: str | Path) -> None:

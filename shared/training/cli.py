@@ -18,7 +18,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -317,6 +317,10 @@ class PalimpsestCLI(LightningCLI):
 
     def evaluate(self) -> None:
         """validate, test or predict with the averaged weights of a run, or of a loose file under the given layers."""
+        if self.verb == "predict" and type(self.model).predict_step is LightningModule.predict_step:
+            raise Mistake(
+                f"{type(self.model).__name__} has no `predict_step`, so it cannot answer; use test or sample."
+            )
         run = self.layers.run
         if run is None or self.config.trainer.fast_dev_run:
             run = self._open_run(apart="/evaluated")

@@ -59,7 +59,7 @@ def _names(pair: Sequence[runs.Run]) -> list[str]:
 
 def differences(pair: Sequence[runs.Run], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """(head, rows): every key that differs, and code and data where they do."""
-    texts = [(run.folder / "config.yaml").read_text(encoding="utf-8") for run in pair]
+    texts = [runs.read_config(run.folder) for run in pair]
     rows = [[key, before, after] for key, before, after in runs.differing_leaves(*texts)]
     starts = [run.manifest["starts"][-1] for run in pair]
     for key in ("git", "data", "machine", "versions"):

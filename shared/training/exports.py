@@ -5,7 +5,11 @@ A folder holds the averaged weights (`model.safetensors`, or in the format of pe
 `<name>.json`. `pretrained.from_pretrained` and every verb with CKPT= read it. Does not know what a network is for.
 """
 
+import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +22,7 @@ from shared.training import adapting, checkpoints, layout, lora, pretrained
 from shared.training.checkpoints import ADAPTERS, CONFIG, EXPORTED, PEFT_PREFIX, WHOLE, Weights
 from shared.training.errors import Mistake
 from shared.training.report import metric_table
-from shared.training.runs import read_json, write_json
+from shared.training.runs import make_folder, read_json, write_json
 from shared.training.tables import replace_text
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ LIGHTNINGS = {  # keys of a checkpoint; others in lower case (class names are no
     "epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states",
     "lr_schedulers", "hyper_parameters", "current_model_state", "averaging_state", "palimpsest",
 }  # fmt: skip
+STAGING = ".unfinished"  # folder in an export where a new one is written
 TOLD = ("project", "stage", "size", "git", "data", "updates", "network", "process", "lora")  # of a checkpoint's origin
 
 
@@ -43,6 +48,10 @@ class ExportOptions:
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     push: str | None = None
     private: bool = True
+
+    def __post_init__(self) -> None:
+        if self.push is not None and not re.fullmatch(pretrained.REPOSITORY, self.push):
+            raise ValueError(f"export.push is {self.push!r}; wanted owner/name of a repository (PUSH=).")
 
 
 def export(
@@ -59,7 +68,7 @@ def export(
     `out` holds something else.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()) and not (out / EXPORTED).exists():
+    if out.exists() and any(out.iterdir()) and not any((out / ours).exists() for ours in (EXPORTED, STAGING)):
         raise Mistake(f"{out} is not empty and holds no export. Name another folder with --export.out (OUT=).")
     origin = checkpoints.read(path)["palimpsest"]
     facts = {name: origin[name] for name in TOLD if origin.get(name) is not None} | _measured(path, origin)
@@ -70,12 +79,10 @@ def export(
     if merge:
         said["merged"] = f"equals unmerged on random inputs, largest difference {lora.merge(parts.network):.1e}"
         facts["merged"] = facts.pop("lora")
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in (WHOLE, ADAPTERS, "adapter_config.json"):
-        (out / stale).unlink(missing_ok=True)
     write = _write_adapters if "lora" in facts else _write_whole
-    said |= write(out, parts, facts, DTYPES.get(dtype or ""))
-    _write_beside(out, facts, content)
+    with _staged(out) as staging:
+        said |= write(staging, parts, facts, DTYPES.get(dtype or ""))
+        _write_beside(staging, facts, content, out.name)
     return {**said, "written": f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}"}
 
 
@@ -109,6 +116,22 @@ def export_verb(cli: "PalimpsestCLI") -> None:
         print(f"{name:<11} {value}")
     if options.push:
         print(f"pushed      {push_to_hub(out, options.push, options.private)}")
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder to write in, whose files take the place of an earlier export's once all are there. A kill before that
+    leaves the earlier export; one amid the renames leaves a folder without its config.json, which nothing reads.
+    """
+    staging = out / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    make_folder(staging)
+    yield staging
+    for stale in (EXPORTED, WHOLE, ADAPTERS, "adapter_config.json"):
+        (out / stale).unlink(missing_ok=True)
+    for file in sorted(staging.iterdir(), key=lambda file: file.name == EXPORTED):
+        os.replace(file, out / file.name)
+    staging.rmdir()
 
 
 def _write_whole(out: Path, parts: Any, facts: dict[str, Any], dtype: torch.dtype | None) -> dict[str, str]:
@@ -146,7 +169,7 @@ def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
     return {n: state[n].contiguous() for n in first.values()}, {n: f for n, f in named.items() if n != f}
 
 
-def _write_beside(out: Path, facts: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def _write_beside(out: Path, facts: Mapping[str, Any], content: Mapping[str, Any], name: str) -> None:
     """config.json, the card, the run's configuration, and what the module told its checkpoints."""
     told = {name: value for name, value in content.items() if name.islower() and name not in LIGHTNINGS}
     for name, value in told.items():
@@ -154,7 +177,7 @@ def _write_beside(out: Path, facts: Mapping[str, Any], content: Mapping[str, Any
     write_json(out / EXPORTED, {**facts, "told": list(told)})
     config = {k: v for k, v in content["palimpsest"].get("config", {}).items() if k not in ("run", "ckpt_path")}
     replace_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    replace_text(out / "README.md", "\n".join(card(facts, out.name)) + "\n")
+    replace_text(out / "README.md", "\n".join(card(facts, name)) + "\n")
 
 
 def _measured(path: str | Path, origin: Mapping[str, Any]) -> dict[str, Any]:

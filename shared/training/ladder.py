@@ -82,7 +82,7 @@ def same_runs(home: Path, config: str) -> dict[Path, bool]:
         folder = manifest.parent
         files = [folder / "checkpoints" / f"{name}.ckpt" for name in ("final", "last")]
         final, last = (file.exists() for file in files)
-        if (final or last) and runs.config_hash((folder / "config.yaml").read_text(encoding="utf-8")) == wanted:
+        if (final or last) and runs.config_hash(runs.read_config(folder)) == wanted:
             found[folder] = final
     return found
 

@@ -115,7 +115,10 @@ def arrange(project: str, verb: str, argv: Sequence[str]) -> Layers:
     if not own and "help" not in asked and not (verb not in ("fit", "profile", "config") and "ckpt_path" in asked):
         raise Mistake(_no_base(project) if verb == "finetune" else _no_config(project))
     if not own and (exported := checkpoints.exported(asked.get("ckpt_path"))):
-        own, (stage, size) = [exported / checkpoints.CONFIG], checkpoints.place(exported)
+        of, stage, size = checkpoints.place(exported)
+        if of != project:
+            raise Mistake(f"{exported} is an export of {of}, not of {project}. Give one of {project}.")
+        own = [exported / checkpoints.CONFIG]
     adapters: list[Path] = []
     if verb == "finetune":
         own, stage, size = _based(project, stage, size, own, asked)

@@ -21,6 +21,7 @@ from shared.training.checkpoints import Weights
 from shared.training.errors import Mistake, choices
 
 T = TypeVar("T")
+REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"  # owner/name
 ROOMS = ("shared", "projects", "packages")  # a file names classes of these only
 
 
@@ -151,7 +152,7 @@ def local(source: str | Path) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) or path.parent.exists():
+    if not re.fullmatch(REPOSITORY, str(source)) or path.parent.exists():
         raise Mistake(f"{source} does not exist. Give an export folder, a checkpoint, or owner/name of a repository.")
     from huggingface_hub import snapshot_download
 

@@ -144,9 +144,17 @@ def open_run(
     run = Run(folder, project, stage, size, folder.name, command, last if options.resume and last.exists() else None)
     if rank() == 0:
         _refuse_finished(run, plan)
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(run.checkpoints)
         _write_start(run, config_yaml, plan)
     return run
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents, if it is not there. Raises Mistake where that is not allowed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"{folder} cannot be made ({error.strerror}). Name a folder that can be written to.") from error
 
 
 def reopen(path: str | Path, command: str = "") -> Run:
@@ -311,7 +319,23 @@ def _now() -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises Mistake where the file is torn: those written here never are, so a disk or an editor did it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Mistake(f"{path} is not JSON ({error}). Restore it, or delete its folder {path.parent}.") from error
+
+
+def read_config(folder: Path) -> str:
+    """The text of a run's config.yaml. Raises Mistake where it is not YAML."""
+    path = folder / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise Mistake(f"{path} cannot be read ({why:.120}). Restore it, or delete its folder {folder}.") from error
+    return text
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

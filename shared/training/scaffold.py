@@ -63,15 +63,18 @@ def check(root: Path, name: str) -> None:
 def create(root: Path, name: str) -> list[Path]:
     """Write the project `name`; its files, by path from the root. Raises Mistake before anything is written."""
     check(root, name)
-    written = []
+    written, last = [], root / "projects" / name / "__main__.py"  # what makes a folder a project
+    unfinished = last.with_name("unfinished.py")
     for source in sources(root):
         target = root / renamed(str(source), name)
         target.parent.mkdir(parents=True, exist_ok=True)
+        target = unfinished if target == last else target
         target.write_text(renamed(OWN.sub("", (root / source).read_text()), name))
         written.append(target.relative_to(root))
     _unmeasured(root / "projects" / name)
     _tidy(root, [str(path) for path in written if path.suffix == ".py"])
-    return written
+    unfinished.rename(last)
+    return [(last if root / path == unfinished else root / path).relative_to(root) for path in written]
 
 
 def _unmeasured(folder: Path) -> None:

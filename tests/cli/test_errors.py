@@ -1,5 +1,6 @@
 """What a user reads after a mistake, word for word. `GOLDEN=write pytest tests/cli/test_errors.py` writes them anew."""
 
+import json
 import os
 import re
 from dataclasses import asdict
@@ -60,6 +61,7 @@ CASES: dict[str, tuple[list[str], dict | None]] = {
     "lora_without_base": (["fit", *NANO, "--lora.enabled=true"], None),
     "lora_out_of_range": (["fit", *NANO, "--lora.r=0"], None),
     "checkpoint_missing": (["test", "--ckpt_path=runs/tiny/nano/007"], None),
+    "run_root_is_a_file": (["fit", *NANO, "--run.root=configs/tiny/nano.yaml"], None),
     "class_of_no_stage": (
         ["fit", *NANO],
         {"model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"}},
@@ -85,6 +87,11 @@ WITH_A_RUN: dict[str, list[str]] = {
     "lora_base_changed": ["test", *NANO, "--ckpt_path=adapted.ckpt"],
     "nothing_to_merge": ["export", "--ckpt_path=runs/tiny/nano/001", "--export.merge=true"],
     "best_never_written": ["test", "--ckpt_path=runs/tiny/nano/001", "--checkpoint.prefer=best"],
+    "export_is_torn": ["test", "--ckpt_path=torn"],
+    "export_without_weights": ["test", "--ckpt_path=weightless"],
+    "export_of_another_project": ["test", "--ckpt_path=foreign"],
+    "export_unfinished": ["test", "--ckpt_path=runs/tiny/nano/001/export"],
+    "push_to_no_repository": ["export", "--ckpt_path=runs/tiny/nano/001", "--export.push=moons"],
     "loss_not_finite": ["fit", *NANO, "--model.bug=nan"],
 }
 
@@ -119,6 +126,11 @@ def test_a_mistake_beside_a_run_leaves_the_run_as_it_was(name, desk, trained, ru
     adapters = {"options": asdict(LoraOptions(True)), "base": f"{trained}/checkpoints/final.ckpt", "sha256": 64 * "0"}
     torch.save({**whole, "palimpsest": {**whole["palimpsest"], "lora": adapters}}, "adapted.ckpt")
     torch.save({"weights": torch.zeros(2)}, "foreign.ckpt")
+    place = {"project": "tiny", "size": "nano", "tied": {}, "told": []}
+    for folder, said in (("torn", '{"project": "ti'), ("weightless", place), ("foreign", {**place, "project": "arc"})):
+        write(desk / folder / "config.json", said if isinstance(said, str) else json.dumps(said))
+        write(desk / folder / "config.yaml", (trained / "config.yaml").read_text())
+    write(trained / "export/model.safetensors", "killed before config.json")
     before = contents(trained)
     said = run(*WITH_A_RUN[name])
     compare(name, WITH_A_RUN[name], said.code, said.err)

@@ -145,3 +145,11 @@ def test_finetune_without_a_checkpoint_says_what_is_missing(desk):
 def test_finetune_without_an_adapters_layer_says_what_is_missing(trained):
     with pytest.raises(Mistake, match=r"configs/tiny/lora.yaml does not exist, so tiny has no adapters yet"):
         arrange("tiny", "finetune", [f"--ckpt_path={trained}"])
+
+
+def test_a_module_without_answers_is_told_so_and_nothing_is_written(trained, run, monkeypatch):
+    monkeypatch.delattr(TinyModule, "predict_step")
+    before = (trained / "train.log").read_bytes()
+    said = run("predict", f"--ckpt_path={trained}")
+    assert (said.code, said.err) == (2, "TinyModule has no `predict_step`, so it cannot answer; use test or sample.\n")
+    assert (trained / "train.log").read_bytes() == before

@@ -352,3 +352,65 @@ def test_pretrained_loads_within_two_seconds_of_torch_and_without_the_training_s
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     seconds, _, loaded = out.strip().partition(" ")
     assert float(seconds) <= 2.0 and loaded == "[]"
+
+
+def entries(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_an_export_killed_while_it_is_written_leaves_the_earlier_one_whole(file, tmp_path, monkeypatch):
+    exports.export(file, tmp_path / "out")
+    before = entries(tmp_path / "out")
+    other = save(template(seed=5), tmp_path / "other.ckpt")
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(exports, "_write_beside", _killed)
+        exports.export(other, tmp_path / "out")
+    assert entries(tmp_path / "out") == before
+    exports.export(other, tmp_path / "out")
+    assert not (tmp_path / "out" / exports.STAGING).exists()
+    assert torch.equal(pretrained.from_pretrained(tmp_path / "out")(X, T), template(seed=5).network(X, T))
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_an_export_killed_amid_its_renames_is_read_by_nothing_and_can_be_made_again(
+    file, tmp_path, monkeypatch, renames
+):
+    exports.export(file, tmp_path / "out")
+    other, replace, left = save(template(seed=5), tmp_path / "other.ckpt"), exports.os.replace, [renames]
+
+    def until(*paths):
+        if Path(paths[1]).parent == tmp_path / "out":
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(exports.os, "replace", until)
+        exports.export(other, tmp_path / "out")
+    with pytest.raises(Mistake, match=r"neither a run .* nor a whole export"):
+        pretrained.from_pretrained(tmp_path / "out")
+    exports.export(other, tmp_path / "out")
+    assert torch.equal(pretrained.from_pretrained(tmp_path / "out")(X, T), template(seed=5).network(X, T))
+
+
+def _killed(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "config.yaml", "notes.json"])
+@pytest.mark.parametrize("torn", [True, False])
+def test_an_export_with_a_torn_or_missing_file_is_refused_in_a_sentence(file, tmp_path, name, torn):
+    exports.export(file, tmp_path / "out")
+    path = tmp_path / "out" / name
+    whole = path.read_bytes()
+    path.write_bytes(b"[" if name == "config.yaml" else whole[: len(whole) // 2])
+    if not torn:
+        path.unlink()
+    with pytest.raises(Mistake, match="whole export"):
+        checkpoints.read(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(file):
+    with pytest.raises(Mistake, match=r"cannot be made \(Not a directory\)"):
+        exports.export(file, file / "out")

@@ -202,3 +202,14 @@ def test_what_a_clock_says_stays_out_of_metrics(tmp_path):
     assert (tmp_path / "toy/nano/a/perf.csv").read_text() == "update,perf/samples_per_s,seconds\n5,9,2\n"
     with pytest.raises(ValueError, match=r"step=trainer.global_step"):
         logger.log_metrics({"train/loss": 1.0})
+
+
+def test_a_torn_manifest_or_configuration_is_named_in_a_sentence(tmp_path):
+    run = start(tmp_path)
+    (run.folder / "config.yaml").write_text("model: {width")
+    with pytest.raises(Mistake, match=r"config.yaml cannot be read"):
+        runs.read_config(run.folder)
+    (run.folder / "manifest.json").write_text('{"project": "to')
+    for read in (lambda: reopen(run.folder), lambda: newest(tmp_path, "toy", None, "nano")):
+        with pytest.raises(Mistake, match=r"manifest.json is not JSON .* Restore it, or delete its folder"):
+            read()

@@ -116,3 +116,16 @@ def test_a_name_that_cannot_be_is_refused_in_a_sentence_and_writes_nothing(tmp_p
         scaffold.create(tmp_path, name)
     assert len(str(refused.value).splitlines()) == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_project_killed_while_it_is_written_is_not_taken_for_one(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / scaffold.HOME, tmp_path / scaffold.HOME)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scaffold, "_tidy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scaffold.create(tmp_path, "spirals")
+    assert (tmp_path / "projects/spirals/module.py").exists()
+    assert not (tmp_path / "projects/spirals/__main__.py").exists()
