@@ -1,4 +1,4 @@
-"""Adapters on the template's network through the command line: a base of one process, adapted by any number of ranks."""
+"""Adapters on the template's network by the command line: a base of one process, adapted by any number of ranks."""
 
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from shared.networks import Block
-from shared.training import adapting, checkpoints, lora, pretrained
+from shared.training import adapting, checkpoints, hardware, lora, pretrained
 from shared.training.checkpoints import SCHEMA
 from shared.training.errors import Mistake
 from shared.training.lora import LoraOptions, Rows
@@ -331,3 +331,24 @@ def test_adapters_are_2_and_resume_files_6_percent_of_a_base_of_20_million(monke
     whole = base.stat().st_size
     assert adapters <= 0.02 * whole, adapters / whole
     assert (run.checkpoints / "last.ckpt").stat().st_size <= 0.06 * whole
+
+
+def test_an_adapted_network_compiles_in_place(base, monkeypatch):
+    """The compiled blocks run, give what they gave before, and names in files stay plain."""
+    seen = []
+
+    def backend(graph, _):
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **_: set_compiled(part, backend))
+    module = adapted(base)
+    before, names = module.network(IDS), list(module.state_dict())
+    hardware.apply(hardware.HardwareOptions(compile="blocks"), module.network)
+    torch.testing.assert_close(module.network(IDS), before)
+    assert seen and any("lora" in str(node) for graph in seen for node in graph.graph.nodes)
+    assert list(module.state_dict()) == names
+
+
+def set_compiled(part, backend):
+    part._compiled_call_impl = torch.compile(part._call_impl, backend=backend)
