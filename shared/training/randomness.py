@@ -23,6 +23,10 @@ Device = str | torch.device
 
 RANK_STRIDE = 1000003  # between the global seeds of two ranks
 
+# MKL chooses its vector kernels in the first call, and not safely when that call has two threads: in one process of six
+# the first cosine of many numbers had other last digits. One number is one thread.
+torch.zeros(1).cos()
+
 
 @dataclass(frozen=True)
 class RandomnessOptions:
