@@ -20,8 +20,9 @@ FOUND_BY = ("smoke", "learn", "projects", "cli/test_matrix.py", "test_directions
 
 
 def call(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command in the copy; what pytest told its workers is none of its business."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    """A command in the copy; what pytest told its workers, and a make above us its own, is none of its business."""
+    told = ("PYTEST_", "MAKE", "MFLAGS", "ARGS", "PROJECT", "CI")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=110)
 
