@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from shared.training.errors import Mistake
-from shared.training.runs import CsvLogger, LoggingOptions, Run
+from shared.training.runs import CsvLogger, LoggingOptions, Run, RunLogger
 
 
 def build(run: Run, options: LoggingOptions) -> list[Logger]:
@@ -24,21 +24,12 @@ def build(run: Run, options: LoggingOptions) -> list[Logger]:
     return [CsvLogger(run), *mirrors]
 
 
-class Mirror(Logger):
+class Mirror(RunLogger):
     """What both have in common: `open` is called once, with the update training goes on from."""
 
     def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
+        super().__init__(run)
         self.writer: Any = None
-
-    @property
-    def name(self) -> str:
-        return self.run.project
-
-    @property
-    def version(self) -> str:
-        return self.run.name
 
     @rank_zero_only
     def rewind(self, update: int) -> None:
@@ -55,9 +46,6 @@ class Mirror(Logger):
         if self.writer is not None:
             self.close(status)
         self.writer = None
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in config.yaml already."""
 
     def open(self, update: int) -> Any:
         raise NotImplementedError

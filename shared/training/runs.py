@@ -347,17 +347,12 @@ def rehearsed(trainer: Any) -> bool:
     return bool(trainer.fast_dev_run)
 
 
-class CsvLogger(Logger):
-    """Lightning's door to the two tables: `perf/*` and `seconds` go to perf.csv, everything else to metrics.csv.
-
-    The stock CSV logger deletes earlier metrics in a folder that is not empty; this one continues them.
-    """
+class RunLogger(Logger):
+    """What every logger of a run has in common."""
 
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
-        self.metrics = Table(run.folder / "metrics.csv")
-        self.perf = Table(run.folder / "perf.csv")
 
     @property
     def name(self) -> str:
@@ -366,6 +361,21 @@ class CsvLogger(Logger):
     @property
     def version(self) -> str:
         return self.run.name
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml already."""
+
+
+class CsvLogger(RunLogger):
+    """Lightning's door to the two tables: `perf/*` and `seconds` go to perf.csv, everything else to metrics.csv.
+
+    The stock CSV logger deletes earlier metrics in a folder that is not empty; this one continues them.
+    """
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self.metrics = Table(run.folder / "metrics.csv")
+        self.perf = Table(run.folder / "perf.csv")
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -383,6 +393,3 @@ class CsvLogger(Logger):
         """Start (update 0) or continue the tables after `update`."""
         self.metrics.rewind(update)
         self.perf.rewind(update)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in config.yaml already."""
