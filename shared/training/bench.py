@@ -23,7 +23,7 @@ import torch
 
 from shared.networks import Block, Layout
 from shared.networks.packed import pad
-from shared.training import hardware, plan, runs
+from shared.training import catalogue, hardware, plan, runs
 from shared.training.errors import Mistake, told
 
 if TYPE_CHECKING:
@@ -160,10 +160,8 @@ def main(argv: list[str]) -> None:
 
 def _command_lines(given: argparse.Namespace, mode: str) -> list[tuple[str, list[str]]]:
     """(package, arguments) of every project asked for that has the size."""
-    packages = {"template": "shared.training.template"}
-    packages |= {
-        file.parent.name: f"projects.{file.parent.name}" for file in sorted(Path("projects").glob("*/__main__.py"))
-    }
+    names = catalogue.projects(Path("."))
+    packages = {name: "shared.training.template" if name == "template" else f"projects.{name}" for name in names}
     wanted = packages if given.project == "all" else {given.project: packages.get(given.project)}
     found = []
     for name, package in wanted.items():
