@@ -22,15 +22,13 @@ class Averaging(Callback):
     def __init__(self, options: EmaOptions):
         self.options = options
         self.ema: EMA | None = None
-        self.parameters: list[tuple[str, Tensor]] = []
         self.updates = 0
         self._stored: dict[str, Any] | None = None
         self._lent: ExitStack | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.options.enabled:
-            self.parameters = list(pl_module.named_parameters())  # walking the modules anew at each update costs more
-            self.ema = EMA(self.parameters, self.options)
+            self.ema = EMA(pl_module.named_parameters(), self.options)
             if self._stored is not None:
                 self.ema.load_state_dict(self._stored)
                 self._stored = None
@@ -44,7 +42,7 @@ class Averaging(Callback):
         if trainer.global_step > self.updates:  # once per update, not per micro-batch
             self.updates = trainer.global_step
             if self.ema is not None:
-                self.ema.update(self.parameters)
+                self.ema.update()
 
     def swapped(self, module: LightningModule) -> AbstractContextManager[Any]:
         """Averaged weights inside, raw ones after; nothing to do where they are lent already or none are kept."""

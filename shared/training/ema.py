@@ -58,16 +58,22 @@ class EmaOptions:
 
 
 class EMA:
-    """Averages of `named_parameters` by `options`: `shadow` name -> tensor, and `tracks` width -> (name -> tensor)."""
+    """Averages of `named_parameters` by `options`: `shadow` name -> tensor, and `tracks` width -> (name -> tensor).
+
+    The parameters themselves are held on to: whatever replaces one, rather than fill it, needs a new average.
+    """
 
     def __init__(self, named_parameters: Named, options: EmaOptions | None = None):
         self.options, self.updates, self._swaps = options or EmaOptions(), 0, 0
         live = _averaged(named_parameters)
         self.shadow = _copies(live)
         self.tracks = {std: _copies(live) for std in sorted(self.options.power)}
+        self._parameters = list(live.values())
+        self._same = all(p.dtype == s.dtype for p, s in zip(self._parameters, self.shadow.values()))
+        self._lists = [list(track.values()) for track in (self.shadow, *self.tracks.values())]
 
     @torch.no_grad()
-    def update(self, named_parameters: Named) -> None:
+    def update(self) -> None:
         """Take in the parameters after one optimizer step; a skipped step must not be reported."""
         if self._swaps:
             raise RuntimeError("The module holds its averaged weights; leave `swapped` before the next update.")
@@ -76,10 +82,13 @@ class EMA:
         if not early and (n - self.options.start) % self.options.every:
             return
         since = 1 if early else self.options.every
-        live = self._live(named_parameters)
-        _lerp(self.shadow, live, 1 - self.options.decay_at(n) ** since)
-        for std, track in self.tracks.items():
-            _lerp(track, live, 1 - (max(0, n - since) / n) ** (gamma(std) + 1))
+        if not self._parameters:
+            return
+        shadow, *tracks = self._lists
+        live = self._parameters if self._same else [p.to(s.dtype) for p, s in zip(self._parameters, shadow)]
+        torch._foreach_lerp_(shadow, live, 1 - self.options.decay_at(n) ** since)
+        for std, track in zip(self.tracks, tracks):
+            torch._foreach_lerp_(track, live, 1 - (max(0, n - since) / n) ** (gamma(std) + 1))
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
@@ -171,13 +180,6 @@ def _averaged(named_parameters: Named) -> dict[str, Tensor]:
 
 def _copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for n, p in live.items()}
-
-
-def _lerp(shadow: Mapping[str, Tensor], live: Mapping[str, Tensor], weight: float) -> None:
-    if shadow:
-        pairs = ((live[name], s.dtype) for name, s in shadow.items())
-        targets = [p if p.dtype == dtype else p.to(dtype) for p, dtype in pairs]
-        torch._foreach_lerp_(list(shadow.values()), targets, weight)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ def walk(ema, parameter, updates, seed=0):
         with torch.no_grad():
             parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype))
         seen.append(parameter.detach().clone())
-        ema.update([("p", parameter)])
+        ema.update()
     return torch.stack(seen)
 
 
@@ -75,7 +75,7 @@ def test_it_is_the_formula_of_torch():
     for seed in range(20):
         perturb(network, seed)
         theirs.update_parameters(network)
-        ours.update(network.named_parameters())
+        ours.update()
     assert all(torch.allclose(ours.shadow[n], p, atol=1e-6) for n, p in theirs.module.named_parameters())
 
 
@@ -103,7 +103,7 @@ def test_up_to_start_the_average_is_the_parameters():
 def test_constant_parameters_stay_what_they_are():
     ema, parameter = one(torch.float32, EmaOptions(power=[0.05]))
     for _ in range(100):
-        ema.update([("p", parameter)])
+        ema.update()
     assert torch.equal(ema.shadow["p"], parameter.detach()) and torch.equal(ema.tracks[0.05]["p"], parameter.detach())
 
 
@@ -133,7 +133,7 @@ def test_shadows_are_float32_or_wider_whatever_the_parameters_are():
         ema, parameter = one(dtype, EmaOptions(decay=0.999, warmup="none"))
         with torch.no_grad():
             parameter.add_(0.5)
-        ema.update([("p", parameter)])
+        ema.update()
         assert ema.shadow["p"].dtype == shadow
         assert ema.shadow["p"][0].item() == pytest.approx(2.0005, abs=1e-6)  # bfloat16 cannot hold it
 
@@ -148,7 +148,7 @@ def test_buffers_keep_their_live_values_through_200_updates_and_in_the_swapped_m
     network = Network()
     ema = EMA(network.named_parameters())
     for _ in range(200):
-        ema.update(network.named_parameters())
+        ema.update()
     network.norm.num_batches_tracked.fill_(31999)
     with ema.swapped(network):
         assert network.steps.tolist() == [11, 1000, 31999] and network.norm.num_batches_tracked.item() == 31999
@@ -167,7 +167,7 @@ def trained():
     network = Network()
     ema = EMA(network.named_parameters(), CONSTANT)
     perturb(network)
-    ema.update(network.named_parameters())
+    ema.update()
     return network, ema
 
 
@@ -193,7 +193,7 @@ def test_training_goes_on_after_a_swap_in_inference_mode():
         network.head(torch.ones(1, 4))
     assert same(bits(network), before)
     network.head(torch.ones(1, 4)).sum().backward()
-    ema.update(network.named_parameters())
+    ema.update()
     with ema.swapped(network):
         pass
 
@@ -205,7 +205,7 @@ def test_an_update_inside_a_swap_is_refused_and_a_swap_inside_a_swap_is_not():
         with ema.swapped(network):
             assert torch.equal(network.head.weight, ema.shadow["embed.weight"])
         with pytest.raises(RuntimeError, match="leave `swapped` before the next update"):
-            ema.update(network.named_parameters())
+            ema.update()
     assert same(bits(network), before)
 
 
@@ -298,7 +298,7 @@ def smooth_run(updates=400, snapshots_every=50):
     taken = []
     for n, value in enumerate(path, start=1):
         parameter.data.copy_(value)
-        ema.update([("p", parameter)])
+        ema.update()
         if n % snapshots_every == 0:
             taken += [copy.deepcopy(ema.snapshot(std)) for std in (0.05, 0.1)]
     return path, taken
