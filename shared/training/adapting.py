@@ -5,7 +5,7 @@ a module adds some (new tasks, new words): they start near the mean of the known
 of their base by a hash. Does not know how adapters work (`lora.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from shared.training.lora import LoraOptions, Rows, inject
 NEW_ROW_STD = 0.01  # around the mean of the known rows
 
 
-def attach(module: Any, options: LoraOptions, base: str | Path, sha256: str | None = None) -> None:
+def attach(
+    module: Any,
+    options: LoraOptions,
+    base: str | Path,
+    sha256: str | None = None,
+    feed: Callable[[], None] | None = None,
+) -> None:
     """Load the averaged weights of `base` and, if `options.enabled`, put adapters around the module's layers.
 
-    sha256: of the tensors the base must hold. Afterwards `module.adapted` says {options, base, sha256}, for its files.
-    Raises Mistake for another base or architecture, and for names that match nothing.
+    sha256: of the tensors the base must hold. feed: runs first batches through the module (see `lora.inject`).
+    Afterwards `module.adapted` says {options, base, sha256}, for its files. Raises Mistake for another base or
+    architecture, and for names that match nothing.
     """
     if sha256 and not Path(base).exists():
         raise Mistake(f"{base}, the base of these adapters, does not exist. Put it back, or name it with --lora.base.")
@@ -43,7 +50,7 @@ def attach(module: Any, options: LoraOptions, base: str | Path, sha256: str | No
     checkpoints.audit(wanted, state, base)
     module.load_state_dict(state)
     if options.enabled:
-        inject(module.network, options)
+        inject(module.network, options, feed)
         module.strict_loading = False
         module.adapted = {"options": options, "base": str(base), "sha256": found}
 

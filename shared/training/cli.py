@@ -13,6 +13,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -60,6 +61,7 @@ GROUPS: dict[str, type] = {
     "lora": lora.LoraOptions,
 }
 
+FIRST_BATCHES = 8  # that adapters may look at before they start
 TRAINER = {  # defaults of every run
     "max_epochs": -1,
     "check_val_every_n_epoch": None,
@@ -231,11 +233,16 @@ class PalimpsestCLI(LightningCLI):
         if self.verb not in TRAINING:
             pretrained.load(self.model, path, self.options.checkpoint.weights, options.base)
         elif self.based:
-            adapting.attach(self.model, options, path)
+            adapting.attach(self.model, options, path, feed=self._feed)
         else:
             if adapted:
                 adapting.attach_again(self.model, options, adapted)
             checkpoints.require_same(adapting.own(self.model, self.model.state_dict()), path)
+
+    def _feed(self) -> None:
+        """The first batches of the training to come through the module, as it will see them."""
+        for batch in islice(plan.batches(self.datamodule, 1, self.plan.accumulate), FIRST_BATCHES):
+            self.model.training_step(batch, 0)
 
     @property
     def _network(self) -> torch.nn.Module:

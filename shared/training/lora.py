@@ -4,7 +4,7 @@ Knows the names of a network's parts; neither its base (`adapting.py`) nor what 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from shared.training.directions import directions
 from shared.training.errors import Mistake, choices, nearest
 
 ADAPTER = "default"  # peft's name for the only one
@@ -34,7 +35,7 @@ class LoraOptions:
     module's own `lora_targets`. modules_to_save: layers that learn in full, by name. train_rows: None takes the
     module's own `lora_rows`, if it has any. init: how A and B start; the output stays that of the base. pissa (Meng et
     al. 2024) and olora (Buyukakyuz 2024) start at a part of the base's own weights, which is worked out from the base
-    again whenever a file is loaded.
+    again whenever a file is loaded. eva (Paischer et al. 2024) looks where the inputs of the first batches vary most.
     """
 
     enabled: bool = False
@@ -46,7 +47,7 @@ class LoraOptions:
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
-    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "default"
     modules_to_save: list[str] = field(default_factory=list)
     train_rows: list[Rows] | None = None
 
@@ -74,13 +75,17 @@ def as_stored(said: Mapping[str, Any]) -> LoraOptions:
     return LoraOptions(**{**said, "train_rows": rows or None})
 
 
-def inject(network: nn.Module, options: LoraOptions) -> None:
-    """Put adapters around the layers that match; all but they, the chosen layers and the chosen rows is frozen."""
+def inject(network: nn.Module, options: LoraOptions, feed: Callable[[], None] | None = None) -> None:
+    """Put adapters around the layers that match; all but they, the chosen layers and the chosen rows is frozen.
+
+    feed: runs first batches through the network, for an init that asks for them.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and few runs need it
 
     rows = {each.embedding: _checked(network, each).rows for each in options.train_rows or []}
     saved = [_part(network, name, nn.Module, "lora.modules_to_save") for name in options.modules_to_save]
     names = [name for name in targets(network, options) if name not in options.modules_to_save]
+    look = directions(network, names, options.r, feed) if options.init == "eva" and feed else {}
     config = LoraConfig(
         r=options.r,
         lora_alpha=options.alpha,
@@ -92,6 +97,9 @@ def inject(network: nn.Module, options: LoraOptions) -> None:
         trainable_token_indices=rows or None,
     )
     inject_adapter_in_model(config, network)
+    with torch.no_grad():
+        for name, rows_RD in look.items():
+            network.get_parameter(f"{name}.lora_A.{ADAPTER}.weight")[: len(rows_RD)] = rows_RD
     network.train(network.training)  # what was put in is in training mode, dropout too
     _index_on_device(network, rows)
     for part in saved:

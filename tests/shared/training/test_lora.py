@@ -118,6 +118,23 @@ def test_an_adapter_adds_alpha_over_r_times_B_A_and_over_the_root_of_r_if_rslora
     torch.testing.assert_close(layer(x), layer.base_layer(x) + scale * x @ a.T @ b.T)
 
 
+def test_eva_looks_where_the_inputs_of_a_layer_vary_most(base):
+    module = Module()
+    options = LoraOptions(enabled=True, init="eva", r=3, targets=r"^blocks\.0\.attention\.q$")
+    adapting.attach(module, options, base, feed=lambda: module.network(IDS))
+    assert torch.equal(module.network(IDS), Module().network(IDS))
+    layer, network = module.network.blocks[0].attention.q.lora_A["default"], Module().network
+    x = network.blocks[0].attention_norm(network.words(IDS)).flatten(0, 1)
+    kept = x @ layer.weight.T @ layer.weight
+    lost = torch.linalg.svdvals(x)[3:].square().sum()  # by any three directions, at least (Eckart & Young 1936)
+    torch.testing.assert_close((x - kept).square().sum(), lost, rtol=1e-3, atol=1e-4)
+
+
+def test_eva_names_a_layer_that_training_never_runs(base):
+    with pytest.raises(Mistake, match=r"no training step runs blocks\.0\.attention\.q"):
+        adapting.attach(Module(), LoraOptions(enabled=True, init="eva"), base, feed=lambda: None)
+
+
 def test_the_base_does_not_move(base):
     module = adapted(base, train_rows=[Rows("words", [1, 4])])
     learn(module, steps=3)
@@ -143,6 +160,7 @@ VARIANTS = [
     {"init": "orthogonal", "dropout": 0.5},
     {"init": "pissa"},
     {"init": "olora"},
+    {"init": "eva"},
     {"train_rows": [Rows("words", [0, 3])], "modules_to_save": ["out", "blocks.1.mlp.up"]},
 ]
 
