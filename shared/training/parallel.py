@@ -13,7 +13,7 @@ handed over. No parameter is a scalar (shape [1] is as good), none belongs to a 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any, Literal
 
@@ -116,8 +116,8 @@ class Sharded(ModelParallelStrategy):
         return optimizer.state_dict()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Every rank takes part in making tensors whole; rank 0 keeps and writes them."""
-        super().save_checkpoint(each_tensor(checkpoint, self._gathered), filepath, storage_options)
+        """Every rank takes part in making tensors whole; rank 0 keeps and writes them, each once."""
+        super().save_checkpoint(each_tensor(checkpoint, cache(self._gathered)), filepath, storage_options)
 
     def _gathered(self, tensor: Tensor) -> Tensor:
         tensor = whole(tensor)

@@ -55,6 +55,11 @@ def losses(run: Path) -> list[float]:
     return [*table(run, "train/loss").values()]
 
 
+def kept(run: Path) -> int:
+    """Bytes of its last.ckpt."""
+    return (run / "checkpoints/last.ckpt").stat().st_size
+
+
 def stored(run: Path) -> dict[str, torch.Tensor]:
     """Every tensor that last.ckpt holds for going on, by its place in the file."""
     content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)

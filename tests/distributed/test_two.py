@@ -316,6 +316,7 @@ def test_a_cut_arc_learns_what_one_process_learns(ranks):
     assert len(adapted.losses(alone)) == 2
     assert furthest(adapted.losses(cut), adapted.losses(alone)) < 1e-4
     assert adapted.apart(adapted.stored(cut), adapted.stored(alone)) < 1e-4
+    assert adapted.kept(cut) == pytest.approx(adapted.kept(alone), rel=0.05)
     assert {file.parent.name for file in (cut / "samples").rglob("*.png")} >= {"1", "2"}
     assert (cut / "report.md").exists() and (cut / "answers.json").exists()
 
