@@ -122,7 +122,7 @@ class GridDenoiser(nn.Module):
         self.size_token = nn.Embedding(1, width)
         self.time = LevelEmbedding(width, features=256)
         self.belief = nn.Linear(NUM_COLOURS, width, bias=False)
-        self.belief_gate = nn.Parameter(torch.empty(()))
+        self.belief_gate = nn.Parameter(torch.empty(1))
         blocks = (Block(width, heads, mlp_multiple=mlp_multiple, dropout=dropout) for _ in range(depth))
         self.blocks = nn.ModuleList(blocks)
         self.rotary = Rotary((width // heads // 2,) * 2)
@@ -169,9 +169,9 @@ class GridDenoiser(nn.Module):
         """Keys and values of every block for a stream that sees itself only."""
         memory: list[KeysValues] = []
         for block in self.blocks[:-1]:
-            x_ND = block(x_ND, layout=layout, rotation=rotation, keep=memory)
-        last = self.blocks[-1]
-        return [*memory, last.attention.keys_values(last.attention_norm(x_ND), rotation)]
+            x_ND = block(x_ND, layout=layout, rotation=rotation, keep=(kept := []))
+            memory += kept
+        return [*memory, self.blocks[-1].keys_values(x_ND, rotation)]
 
     def size_logits(self, memory: list[KeysValues], lengths: np.ndarray) -> Tensor:
         """Belief of the answer's size [B, S * S], read off the prefix."""

@@ -67,6 +67,8 @@ class Block(nn.Module):
     activations are recomputed in backward.
     """
 
+    entries = ("keys_values",)  # methods beside `forward` by which a network may enter
+
     def __init__(
         self,
         width: int,
@@ -128,6 +130,10 @@ class Block(nn.Module):
         if keep is not None:
             keep.append(kept)
         return x
+
+    def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:
+        """What `keep` receives for x, when nothing else of the block is wanted: its attention's [..., G, K] each."""
+        return self.attention.keys_values(self.attention_norm(x), rotation)
 
     def _require(self, condition: Tensor | None, context: Tensor | None) -> None:
         for given, wanted, name in ((condition, self.modulation, "condition"), (context, self.cross, "context")):

@@ -1,13 +1,19 @@
 """How a run spreads over processes: plain DDP, FSDP2 for networks that do not fit a card, and what starts the ranks.
 
 `ddp` and `sharded` are what a hardware profile names as `trainer.strategy`; `strategy` chooses between them by
-`hardware.shard`. Modules need no code of their own: `Sharded` cuts `module.network` where it has been built. Knows
-Lightning's strategies and the launchers' environment; no network and no batch.
+`hardware.shard`. Knows Lightning's strategies and the launchers' environment; no network and no batch.
+
+What a network must be to be cut: every member of a ModuleList gathers its weights when it is called and frees them
+after; everything else is whole from the beginning of `training_step` to its end, and wherever the house evaluates or
+draws (`together`). So any method of a network may be called there. A member that is entered by other methods than
+`forward` names them, `entries = ("keys_values",)` in its class; a list that a member fills must be empty when it is
+handed over. No parameter is a scalar (shape [1] is as good), none belongs to a member and to something else.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any, Literal
 
@@ -16,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from shared.training.batches import each_tensor
@@ -62,7 +68,7 @@ def strategy(given: str | Strategy, shard: bool, world: int) -> str | Strategy:
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP2: every member of every ModuleList of `module.network`, then the rest, cut over all processes.
+    """FSDP2: every member of every ModuleList of the module, then the rest, cut over all processes.
 
     A checkpoint is one file as any other strategy writes it: it is read before the network is cut, and what is cut is
     made whole when it is written. Precision is the Trainer's (autocast over float32 weights).
@@ -77,11 +83,22 @@ class Sharded(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         assert self.lightning_module is not None
-        cut(getattr(self.lightning_module, "network", self.lightning_module), self.device_mesh["data_parallel"])
+        cut(self.lightning_module, self.device_mesh["data_parallel"])
         fitting = trainer.fit_loop.epoch_loop.val_loop
         for loop in (fitting, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False  # what is gathered there must still serve a backward pass
         super().setup(trainer)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            if "DTensor" not in str(error):
+                raise
+            raise Mistake(
+                "A network that is cut over processes computed with a part of weights. Enter the members of its"
+                " ModuleLists by forward or by a method named in their `entries`, or set hardware.shard false."
+            ) from error
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -99,8 +116,8 @@ class Sharded(ModelParallelStrategy):
         return optimizer.state_dict()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Every rank takes part in making tensors whole; rank 0 keeps and writes them."""
-        super().save_checkpoint(each_tensor(checkpoint, self._gathered), filepath, storage_options)
+        """Every rank takes part in making tensors whole; rank 0 keeps and writes them, each once."""
+        super().save_checkpoint(each_tensor(checkpoint, cache(self._gathered)), filepath, storage_options)
 
     def _gathered(self, tensor: Tensor) -> Tensor:
         tensor = whole(tensor)
@@ -120,24 +137,33 @@ class Sharded(ModelParallelStrategy):
             optimizer.load_state_dict({**stored, "state": state})
 
 
-def cut(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard `network` over `mesh` in place: inner parts first, the rest last. Nothing happens the second time."""
-    if isinstance(network, FSDPModule):
+def cut(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard `module` over `mesh` in place: inner parts first, the rest last. Nothing happens the second time.
+
+    Raises Mistake with torch's reason where a network cannot be cut.
+    """
+    if isinstance(module, FSDPModule):
         return
-    if scalars := [name for name, parameter in network.named_parameters() if not parameter.ndim]:
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nothing here writes in place
+    try:
+        for part in reversed([*_members(module)]):
+            fully_shard(part, mesh=mesh)
+            for name in getattr(part, "entries", ()):
+                register_fsdp_forward_method(part, name)
+        # by default a forward pass without a backward leaves the root whole: averages could not be swapped into it
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        register_fsdp_forward_method(module, "training_step")
+        root: Any = module
+        root._get_fsdp_state()._lazy_init()  # else the first part that is called, in an evaluation, would be the root
+    except (ValueError, NotImplementedError) as error:
         raise Mistake(
-            f"The network cannot be cut over processes: its parameter {scalars[0]} has no dimension. Give it the shape"
-            " [1], or set hardware.shard false."
-        )
-    for part in reversed([*_members(network)]):
-        fully_shard(part, mesh=mesh)
-    # by default a forward pass without a backward leaves the root whole: averages could not be swapped into it
-    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+            f"The network cannot be cut over processes: {error} Change that, or set hardware.shard false."
+        ) from error
 
 
 def _members(network: nn.Module) -> Iterator[nn.Module]:
     lists = (module for module in network.modules() if isinstance(module, nn.ModuleList))
-    members = (member for each in lists for member in each)
+    members = dict.fromkeys(member for each in lists for member in each)
     return (m for m in members if not isinstance(m, nn.ModuleList) and any(True for _ in m.parameters()))
 
 

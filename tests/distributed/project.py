@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.objectives import Normalizer, by_level, row_mean, share
-from shared.training import callbacks, optim, parallel, runs
+from shared.training import callbacks, hardware, optim, parallel, runs
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EmaOptions
@@ -53,12 +53,19 @@ class Data(L.LightningDataModule):
         return loader([Share.of([100 + i]) for i in mine], rows)
 
 
+class Layer(nn.Sequential):
+    def forward(self, h: Tensor) -> Tensor:  # torch compiles no forward of its own containers
+        for part in self:
+            h = part(h)
+        return h
+
+
 class Network(nn.Module):
     def __init__(self, dropout: float):
         super().__init__()
         self.input = nn.Linear(WIDTH + 1, 16)
         self.null = nn.Parameter(torch.randn(16))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Dropout(dropout)) for _ in range(2))
+        self.blocks = nn.ModuleList(Layer(nn.Linear(16, 16), nn.GELU(), nn.Dropout(dropout)) for _ in range(2))
         self.output = nn.Linear(16, WIDTH)
 
     def forward(self, x: Tensor, t: Tensor, hide: bool = False) -> Tensor:
@@ -88,6 +95,7 @@ class Setting:
     log_every: int = 1
     snapshots: int | None = None
     shard: bool = False
+    compile: Any = "none"
     fault: Callable[["Module", int], None] = lambda module, update: None
     spoil: Callable[["Module", int, Tensor], Tensor] = lambda module, update, loss: loss
     at_validation: Callable[["Module"], None] = lambda module: None
@@ -169,6 +177,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: bool
     module, ours = Module(setting), [*setting.extra, *callbacks.build(run, options)]
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     module.configure_model()
+    hardware.apply(hardware.HardwareOptions(compile=setting.compile), module.network)
     validation = {"limit_val_batches": 0} if setting.validate_every is None else {}
     trainer = L.Trainer(
         accelerator="cpu",

@@ -43,7 +43,7 @@ def fits() -> dict[str, Setting]:
 
 TEMPLATE = ["fit", "--config=configs/template/base.yaml", "--config=configs/template/nano.yaml",
             "--config=configs/hardware/cpu.yaml", "--randomness.mode=sample", "--trainer.max_steps=50",
-            "--data.batch_size=48", "--data.micro_batch=auto", "--data.held_out=64",
+            "--data.batch_size=48", "--data.micro_batch=48", "--data.held_out=64",
             "--model.width=16", "--sampling.steps=2", "--run.validate_every=25", "--logging.every=1",
             "--snapshots.every=25"]  # fmt: skip
 

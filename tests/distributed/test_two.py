@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shared import objectives
+from shared.training.runs import read_json
 from tests.distributed import adapted, arc, two
 from tests.distributed.facts import Alone, facts, furthest, losses, spread, table
 from tests.distributed.project import train
@@ -161,10 +162,13 @@ def test_metrics_are_merged_not_averaged(ranks):
     assert ranks("a_metric_of_seven") == [pytest.approx(right)] * 2
 
 
-def test_grids_are_answered_on_two_ranks_as_in_one_process(ranks):
+@pytest.mark.parametrize(("name", "of"), [("ranks", "alone"), ("raw-cut", "raw")])
+def test_grids_are_answered_on_two_ranks_as_in_one_process(ranks, name, of):
+    """By whole copies, and by the raw weights of a cut network."""
     assert ranks("grids") == [None, None]
     home = ranks.folder / "grids/arc/nano"
-    assert arc.answers(home / "ranks") == arc.answers(home / "alone")
+    assert arc.answers(home / name) == arc.answers(home / of)
+    assert arc.answers(home / "raw") != arc.answers(home / "alone")
 
 
 # --- files
@@ -286,9 +290,46 @@ def test_a_nan_stops_a_cut_network_too(ranks):
     assert evidence["state_dict"]["network.input.weight"].shape == (16, 7)
 
 
-def test_a_scalar_parameter_is_refused_by_name_before_training(ranks):
-    for said in ranks("a_scalar_cannot_be_cut"):
-        assert "gate has no dimension" in said
+def test_a_cut_network_compiles(ranks, one):
+    for rank in ranks("cut_and_compiled"):
+        assert rank["graphs"] >= 2
+        assert furthest(rank["weights"], one("evaluated")["weights"]) < 1e-5
+        assert rank["metrics"]["val/error"] == pytest.approx(one("evaluated")["metrics"]["val/error"], abs=1e-5)
+
+
+@pytest.mark.parametrize("why", ["scalar", "shared"])
+def test_what_cannot_be_cut_is_refused_by_name_before_training(ranks, why):
+    for said in ranks("not_cut"):
+        assert said[why].startswith("The network cannot be cut over processes: ")
+        assert why in said[why] and "gate" in said[why] and "set hardware.shard false" in said[why]
+
+
+def test_a_member_entered_by_a_method_it_does_not_name_is_told_in_a_sentence(ranks):
+    for said in ranks("entered_by_the_back_door"):
+        assert "computed with a part of weights" in said and "`entries`" in said
+
+
+def test_a_cut_arc_learns_what_one_process_learns(ranks):
+    """A network entered by several methods: losses, and the file, in which everything is whole."""
+    assert ranks("cut_grids") == [None] * 2
+    alone, cut = (ranks.folder / place for place in ("grids/arc/nano/alone", "cut_grids/arc/nano/cut"))
+    assert len(adapted.losses(alone)) == 2
+    assert furthest(adapted.losses(cut), adapted.losses(alone)) < 1e-4
+    assert adapted.apart(adapted.stored(cut), adapted.stored(alone)) < 1e-4
+    assert adapted.kept(cut) == pytest.approx(adapted.kept(alone), rel=0.05)
+    assert {file.parent.name for file in (cut / "samples").rglob("*.png")} >= {"1", "2"}
+    assert (cut / "report.md").exists() and (cut / "answers.json").exists()
+
+
+def test_a_cut_arc_goes_on_as_one_process_does_from_either_file(ranks):
+    home = ranks.folder / "cut_grids/arc/nano"
+    for name, run in (("alone", ranks.folder / "grids/arc/nano/alone"), ("cut", home / "cut")):
+        shutil.copytree(run, home / f"{name}-alone")
+        arc.learn(ranks.folder / "cut_grids", f"{name}-alone", trainer__max_steps=4, run__resume=True)
+    for name in ("cut-alone", "cut-again"):
+        assert len(adapted.losses(home / name)) == 4
+        assert furthest(adapted.losses(home / name), adapted.losses(home / "alone-alone")) < 1e-4
+        assert adapted.apart(adapted.stored(home / name), adapted.stored(home / "alone-alone")) < 1e-3
 
 
 # --- adapters
@@ -298,29 +339,45 @@ def test_a_scalar_parameter_is_refused_by_name_before_training(ranks):
 def alone(ranks):
     """The folder in which one process has adapted the base as two ranks have."""
     folder = ranks.folder / "adapters"
-    adapted.finetune(folder, "alone", updates=3)
+    assert adapted.finetune(folder, "alone", updates=3) == []
     return folder
 
 
 @pytest.mark.parametrize("name", ["whole", "cut"])
 def test_two_ranks_adapt_as_one_process_does(ranks, alone, name):
-    assert ranks("adapters") == [None] * 2
-    assert furthest(adapted.losses(alone, name), adapted.losses(alone, "alone")) < 1e-5
-    assert adapted.apart(adapted.stored(alone, name), adapted.stored(alone, "alone")) < 1e-5
+    ours, theirs = adapted.run(alone, name), adapted.run(alone, "alone")
+    assert furthest(adapted.losses(ours), adapted.losses(theirs)) < 1e-5
+    assert adapted.apart(adapted.stored(ours), adapted.stored(theirs)) < 1e-5
+
+
+def test_adapting_ranks_leave_every_frozen_weight_as_it_was_in_the_base(ranks):
+    for whole, cut in ranks("adapters"):
+        assert whole == cut == []
+
+
+def test_rows_of_a_cut_network_are_adapted_as_in_one_process(ranks):
+    """Task rows of arc, one of them new to the base; the others, and all that is frozen, stay."""
+    assert ranks("cut_rows") == [[], []]
+    folder = ranks.folder / "cut_rows"
+    assert arc.adapt(folder, ranks.folder / "grids/arc/nano/alone", "alone") == []
+    cut, alone = (folder / "arc/nano-lora" / name for name in ("cut", "alone"))
+    assert furthest(adapted.losses(cut), adapted.losses(alone)) < 1e-4
+    assert adapted.apart(adapted.stored(cut), adapted.stored(alone)) < 1e-4
+    assert any("trainable_tokens" in name for name in adapted.stored(cut))
 
 
 @pytest.mark.parametrize("name", ["whole", "cut"])
 def test_files_of_adapting_ranks_hold_adapters_only_and_go_on_in_one_process(ranks, alone, name):
     """Two more updates are those of a run that one process made throughout, on the same base."""
-    weights = [key for key in adapted.stored(alone, name) if not key.startswith("optimizer_states")]
+    weights = [key for key in adapted.stored(adapted.run(alone, name)) if not key.startswith("optimizer_states")]
     assert weights and all("lora_" in key for key in weights if key != "averaging_state.updates")
     for run in (name, "alone"):
         shutil.copytree(adapted.run(alone, run), adapted.run(alone, f"{run}-{name}-again"))
         adapted.finetune(alone, f"{run}-{name}-again", updates=5, run__resume=True)
-    ours, theirs = (f"{run}-{name}-again" for run in (name, "alone"))
-    assert len(adapted.losses(alone, ours)) == 5
-    assert furthest(adapted.losses(alone, ours), adapted.losses(alone, theirs)) < 1e-5
-    assert adapted.apart(adapted.stored(alone, ours), adapted.stored(alone, theirs)) < 1e-5
+    ours, theirs = (adapted.run(alone, f"{run}-{name}-again") for run in (name, "alone"))
+    assert len(adapted.losses(ours)) == 5
+    assert furthest(adapted.losses(ours), adapted.losses(theirs)) < 1e-5
+    assert adapted.apart(adapted.stored(ours), adapted.stored(theirs)) < 1e-5
 
 
 # --- the command line
@@ -328,6 +385,7 @@ def test_files_of_adapting_ranks_hold_adapters_only_and_go_on_in_one_process(ran
 
 def test_two_ranks_have_the_loss_curve_of_one_process(ranks, one, record_property):
     assert ranks("template_on_two") == [None] * 2
+    assert read_json(one.template() / "template/nano/row6/plan.json")["micro_batch"] == 48  # the whole, at once
     difference = furthest(losses(ranks.folder / "template_on_two"), losses(one.template()))
     record_property("print", f"template, 50 updates, W = 2 against 1: losses differ by at most {difference:.1e}")
     assert difference < 1e-5

@@ -1,17 +1,21 @@
 """Checks on two ranks; the tests that read them are in test_two.py."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch._dynamo.backends.debugging import aot_eager
 from torch.distributed.device_mesh import init_device_mesh
 from torchmetrics import MeanMetric
 
 from shared import objectives
+from shared.networks import Block
 from shared.processes.schedules import PiecewiseCdf
 from shared.training import callbacks, cli, parallel
 from shared.training.batches import Phase, StatelessBatches, evaluation_shards
@@ -184,11 +188,30 @@ def whole_and_cut(folder: Path, **more: Any) -> Any:
 @check
 def cut(folder: Path) -> Any:
     def glance(trainer):
-        with torch.no_grad():
+        with torch.no_grad(), parallel.together(trainer.lightning_module):
             trainer.lightning_module.network(torch.zeros(1, WIDTH), torch.zeros(1))
 
     looking = [Hook("on_train_batch_end", glance)]
     return whole_and_cut(folder, updates=3, clip=0.05, validate_every=2, snapshots=2, extra=looking)
+
+
+@check
+def cut_and_compiled(folder: Path) -> Any:
+    """By the path of inductor without its C++, which takes a minute."""
+    with patch.object(torch.nn.Module, "compile", _quickly):
+        setting = Setting(validate_every=5, shard=True, compile="blocks")
+        return {**facts(train(folder, "run", setting)), "graphs": len(compiled)}
+
+
+compiled: list[Any] = []  # graphs
+
+
+def _quickly(module: torch.nn.Module, **_: Any) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return aot_eager(graph, inputs)
+
+    module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
 
 
 @check
@@ -221,10 +244,26 @@ def cut_and_nan(folder: Path) -> Any:
     return facts(train(folder, "run", Setting(spoil=spoil, shard=True), raises=Mistake))
 
 
+class Shared(torch.nn.Module):
+    """A weight of a member that is also the network's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+        self.own = torch.nn.Linear(2, 2)
+        self.own.weight = self.gates[0].weight
+
+    def training_step(self) -> None: ...
+
+
 @check
-def a_scalar_cannot_be_cut(folder: Path) -> Any:
-    network, mesh = torch.nn.Linear(2, 2), init_device_mesh("cpu", (2,))
-    network.register_parameter("gate", torch.nn.Parameter(torch.ones(())))
+def not_cut(folder: Path) -> Any:
+    scalar, mesh = torch.nn.Linear(2, 2), init_device_mesh("cpu", (2,))
+    scalar.register_parameter("gate", torch.nn.Parameter(torch.ones(())))
+    return {"scalar": _refused(scalar, mesh), "shared": _refused(Shared(), mesh)}
+
+
+def _refused(network: torch.nn.Module, mesh: Any) -> Any:
     try:
         parallel.cut(network, mesh)
     except Mistake as mistake:
@@ -242,13 +281,38 @@ def template_on_two(folder: Path) -> Any:
 @check
 def adapters(folder: Path) -> Any:
     """On whole copies, and on a network that is cut."""
-    adapted.finetune(folder, "whole", 2)
-    adapted.finetune(folder, "cut", 2, hardware__shard=True)
+    return [adapted.finetune(folder, "whole", 2), adapted.finetune(folder, "cut", 2, hardware__shard=True)]
 
 
 @check
 def grids(folder: Path) -> Any:
-    arc.evaluate(folder, 2)
+    arc.evaluate(folder, "ranks", 2)
+    arc.evaluate(folder, "raw-cut", 2, hardware__shard=True, checkpoint__weights="raw")
+
+
+@check
+def cut_grids(folder: Path) -> Any:
+    """arc learns, with pictures and an evaluation on the way, and goes on from its own file and from a whole one's."""
+    watched = {"hardware__shard": True, "snapshots__every": 1, "run__test_after_fit": True}
+    arc.learn(folder, "cut", 2, **watched)
+    if rank() == 0:
+        shutil.copytree(folder / "arc/nano/cut", folder / "arc/nano/cut-again")
+    dist.barrier()
+    arc.learn(folder, "cut-again", 2, hardware__shard=True, trainer__max_steps=4, run__resume=True)
+
+
+@check
+def cut_rows(folder: Path) -> Any:
+    return arc.adapt(folder, folder.parent / "grids/arc/nano/alone", "cut", 2, hardware__shard=True)
+
+
+@check
+def entered_by_the_back_door(folder: Path) -> Any:
+    with patch.object(Block, "entries", ()):
+        try:
+            arc.learn(folder, "run", 2, hardware__shard=True)
+        except SystemExit as left:
+            return str(left.__cause__)
 
 
 if __name__ == "__main__":

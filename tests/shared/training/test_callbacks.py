@@ -171,6 +171,12 @@ def test_checkpoints_hold_average_raw_and_origin_and_load_without_pickle(whole):
         assert not torch.equal(file["state_dict"]["network.0.weight"], file["current_model_state"]["network.0.weight"])
 
 
+def test_the_average_is_stored_once_in_a_file(whole):
+    file = checkpoints.read(whole[1].checkpoints / "last.ckpt")
+    for name, shadow in file["averaging_state"]["shadow"].items():
+        assert file["state_dict"][name].data_ptr() == shadow.data_ptr()
+
+
 def test_killed_during_the_last_validation_the_run_is_not_finished(home):
     whole, _ = train(home, "to-ten", Setting(updates=10))
     with pytest.raises(Killed):
