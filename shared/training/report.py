@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from shared.training import layout, webpage
 from shared.training.errors import told
 from shared.training.runs import Run, data_fingerprint, read_json, rehearsed, reopen, write_json
-from shared.training.tables import read_table, replace_text
+from shared.training.tables import read_table, replace_text, replacing
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def draw_curves(table: Mapping[str, Mapping[int, float]], path: Path) -> bool:
             axes.legend(frameon=False)
             values = [value for points in lines.values() for _, value in points]
             axes.set_yscale("log" if 0 < 10 * min(values) < max(values) else "linear")
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110)
     return True
 
 

@@ -18,6 +18,7 @@ from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Metric, Results, interval
 from shared.training.samples import Sample, SamplingOptions
+from shared.training.tables import replacing
 from shared.training.template.data import NEAR, Points, distance_to_moons, floors, measured, moons, sliced_w2
 from shared.training.template.network import TemplateNetwork
 
@@ -112,5 +113,6 @@ def draw_clouds(clouds: dict[str, Tensor], file: Path, colour: Tensor | None = N
     for axes, (name, points) in zip(figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items()):
         axes.scatter(*points.T, s=2, c=colour, cmap="coolwarm" if colour is not None else None)
         axes.set(xlim=(-3, 3), ylim=(-2, 2), aspect="equal", title=name)
-    figure.savefig(file, dpi=100)
+    with replacing(file) as written:
+        figure.savefig(written, dpi=100)
     return file
