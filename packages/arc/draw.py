@@ -8,6 +8,7 @@ given: it knows no answer key, no model and no score.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,10 +43,17 @@ CELL = 1.35  # inches a grid's axes take
 
 def save(figure: Figure, path: Path | str, dpi: int = 110) -> Path:
     """Write a figure as PNG, folders included."""
-    path = Path(path)
+    pixels = io.BytesIO()
+    figure.savefig(pixels, dpi=dpi, facecolor="white")
+    return put(Path(path), pixels.getvalue())
+
+
+def put(path: Path, content: bytes) -> Path:
+    """Write a file, folders included, so that a kill at any moment leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor="white")
-    return path
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    return temporary.replace(path)
 
 
 def as_text(task: Task) -> str:

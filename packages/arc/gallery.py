@@ -131,11 +131,11 @@ def page(entries: Sequence[Entry], title: str = "gallery", note: str = "") -> st
 
 def write(entries: Sequence[Entry], folder: Path | str, title: str = "gallery", note: str = "") -> None:
     """gallery.html and gallery.png in `folder`."""
-    from packages.arc.draw import save
+    from packages.arc.draw import put, save
 
     folder = Path(folder)
     save(picture(entries), folder / "gallery.png")
-    (folder / "gallery.html").write_text(page(entries, title, note), encoding="utf-8")
+    put(folder / "gallery.html", page(entries, title, note).encode("utf-8"))
 
 
 def _entry(entry: Entry) -> str:

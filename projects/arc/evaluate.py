@@ -23,7 +23,7 @@ from projects.arc.data import ArcData
 from projects.arc.size import SizeOptions
 from projects.arc.solving import Answered, EvalOptions
 from shared.training.report import Metric, Results
-from shared.training.tables import replace_text
+from shared.training.tables import replace_text, replacing
 
 FLOORS = ("copy", "commonest_output", "rearrangement")
 PASSES = ("pass@2", "pass@1", "pass@2_strict", "oracle")
@@ -141,7 +141,8 @@ class Evaluation:
         replace_text(submission, json.dumps(scoring.submission(self.tasks, self.attempts)))
         replace_text(answers, json.dumps([_spelled(one) for one in self.answered]))
         named = {f"{one.query.name}/{n}": a.grid for one in self.answered for n, a in enumerate(one.attempts, 1)}
-        np.savez_compressed(arrays, **named)  # type: ignore[arg-type]
+        with replacing(arrays) as file:
+            np.savez_compressed(file, **named)  # type: ignore[arg-type]
         return [submission, answers, arrays]
 
     def write_gallery(self, folder: Path, found: Score, answers: AnswerKey) -> list[Path]:

@@ -6,6 +6,7 @@ it. So a kill at any moment is followed by the same rows as if it had not happen
 """
 
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from shared.training.checkpoints import SCHEMA, CheckpointOptions, settle
 from shared.training.ema import EmaOptions
 from shared.training.errors import Mistake
 from shared.training.gradients import Gradients
-from shared.training.interrupts import Interrupts
+from shared.training.interrupts import Interrupts, Stopped
 from shared.training.logs import WriteLogs, of_every_rank
 from shared.training.randomness import rng_state, seed_rank, set_rng_state
 from shared.training.report import WriteReport
@@ -50,6 +51,7 @@ def build(run: Run, options: Any) -> list[Callback]:
     logs = WriteLogs(run, options.logging, interrupts)
     gradients = Gradients(run, logs)
     return [
+        NoneLeftWaiting(),
         RankSeeds(),
         WriteReport(run, at_fit_end=not options.run.test_after_fit),  # before the averaged weights are given back
         averaging,
@@ -58,6 +60,17 @@ def build(run: Run, options: Any) -> list[Callback]:
         Snapshots(run, options.snapshots, averaging, logs),
         Checkpoints(run, options.checkpoint, interrupts, logs, averaging, gradients),
     ]
+
+
+class NoneLeftWaiting(Callback):
+    """A failure of the process that started the other ranks ends them: alone they would wait for it in a collective.
+    (That of another rank ends all, as Lightning and torchrun watch those they start.)
+    """
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, Exception | Stopped) and launcher is not None:
+            launcher.kill(signal.SIGKILL)  # SIGTERM would be taken for a wish (`interrupts`)
 
 
 class RankSeeds(Callback):

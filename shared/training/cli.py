@@ -276,6 +276,7 @@ class PalimpsestCLI(LightningCLI):
                 )
 
     def act(self) -> None:
+        self._refuse()
         for line in (
             *self.layers.notes,
             *self._launch(),
@@ -292,6 +293,18 @@ class PalimpsestCLI(LightningCLI):
             self.fit()
         else:
             self.evaluate()
+
+    def _refuse(self) -> None:
+        """What the verb would refuse, before a line is said and a folder made."""
+        layers, rehearsal = self.layers, self.config.trainer.fast_dev_run
+        if self.verb in ("fit", "finetune") and not rehearsal:
+            runs.refuse(self.options.run, layers.project, layers.stage, layers.size, self.plan.as_dict())
+        if self.verb == "predict" and type(self.model).predict_step is LightningModule.predict_step:
+            raise Mistake(
+                f"{type(self.model).__name__} has no `predict_step`, so it cannot answer; use test or sample."
+            )
+        if self.action:
+            self.action.refuse(self)
 
     def _launch(self) -> list[str]:
         """How the ranks of a profile for several nodes are started."""
@@ -324,10 +337,6 @@ class PalimpsestCLI(LightningCLI):
 
     def evaluate(self) -> None:
         """validate, test or predict with the averaged weights of a run, or of a loose file under the given layers."""
-        if self.verb == "predict" and type(self.model).predict_step is LightningModule.predict_step:
-            raise Mistake(
-                f"{type(self.model).__name__} has no `predict_step`, so it cannot answer; use test or sample."
-            )
         run = self.layers.run
         if run is None or self.config.trainer.fast_dev_run:
             run = self._open_run(apart="/evaluated")

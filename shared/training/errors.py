@@ -5,19 +5,27 @@ from and the nearest valid key (difflib). Does not know what any key means.
 """
 
 import difflib
+import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from shared.training.interrupts import Stopped, stoppable
 
 if TYPE_CHECKING:
     from shared.training.layers import Layers
 
 MAX_LINES = 6
 EXIT_CODE = 2
+GO_ON = "All that is under its name is whole: give the same command again (a training goes on with RESUME=1 RUN=)."
+PATIENCE = 2.0  # seconds that a rank gives rank 0 to make the same mistake
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TOLD = "palimpsest/told"
 
 
 class Mistake(ValueError):
@@ -26,15 +34,69 @@ class Mistake(ValueError):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Print a Mistake raised inside as plain lines on stderr (one rank only) and leave with exit code 2."""
+    """Print a Mistake raised inside as plain lines on stderr, once for all ranks, and leave with exit code 2. A full
+    disk is one, too; what a rank suffers because another has told its mistake and left is none. SIGINT and SIGTERM
+    end what is inside, in a sentence.
+    """
     try:
-        yield
-    except Mistake as mistake:
-        if os.environ.get("DEBUG"):
+        with stoppable():
+            yield
+    except Stopped as stopped:
+        if _is_first():
+            print(f"Stopped by {stopped.name}. {GO_ON}", file=sys.stderr, flush=True)
+        raise
+    except Exception as error:
+        text = _sentence(error)
+        if os.environ.get("DEBUG") or (text is None and not _is_told()):
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print("\n".join(str(mistake).splitlines()[:MAX_LINES]), file=sys.stderr)
-        raise SystemExit(EXIT_CODE) from mistake
+        if text is not None and (speaker := _speaker()) is not None:
+            print("\n".join((speaker + text).splitlines()[:MAX_LINES]), file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_CODE) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"The disk refuses to take more ({error}). Make room, then try again."
+    return str(error) if isinstance(error, Mistake) else None
+
+
+def _board() -> Any:
+    """What the ranks read and write together; None before they have met."""
+    import torch.distributed as dist
+
+    met = dist.is_available() and dist.is_initialized()
+    return dist.distributed_c10d._get_default_store() if met else None
+
+
+def _is_told() -> bool:
+    """Whether a rank has told a mistake, or the board has gone with rank 0."""
+    try:
+        board = _board()
+        return board is not None and board.check([_TOLD])
+    except RuntimeError:
+        return True
+
+
+def _is_first() -> bool:
+    """Whether this is the first rank of its node."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def _speaker() -> str | None:
+    """What this rank puts before its mistake; None where another tells it. Before ranks have met, the first of each
+    node speaks: they read one command line. Later rank 0 does at once, and any other if rank 0 goes on as before.
+    """
+    if (board := _board()) is None:
+        return "" if _is_first() else None
+    import torch.distributed as dist
+
+    rank = dist.get_rank()
+    if rank:
+        time.sleep(PATIENCE)
+        if _is_told():
+            return None
+    board.set(_TOLD, "")
+    return f"Rank {rank}: " if rank else ""
 
 
 @contextmanager

@@ -49,6 +49,10 @@ class ExportOptions:
     push: str | None = None
     private: bool = True
 
+    @property
+    def default(self) -> str:
+        return "merged" if self.merge else "export"
+
     def __post_init__(self) -> None:
         if self.push is not None and not re.fullmatch(pretrained.REPOSITORY, self.push):
             raise ValueError(f"export.push is {self.push!r}; wanted owner/name of a repository (PUSH=).")
@@ -68,12 +72,8 @@ def export(
     `out` holds something else.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()) and not any((out / ours).exists() for ours in (EXPORTED, STAGING)):
-        raise Mistake(f"{out} is not empty and holds no export. Name another folder with --export.out (OUT=).")
-    origin = checkpoints.read(path)["palimpsest"]
+    origin = _exportable(path, out, merge)
     facts = {name: origin[name] for name in TOLD if origin.get(name) is not None} | _measured(path, origin)
-    if merge and "lora" not in facts:
-        raise Mistake(f"{path} has no adapters, so there is nothing to merge. Leave out --export.merge (MERGE=).")
     parts, content = pretrained.parts(path, weights, base)
     said = {}
     if merge:
@@ -106,11 +106,29 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: Any
         ) from error
 
 
+def _exportable(path: str | Path, out: Path | None, merge: bool) -> dict[str, Any]:
+    """Where the weights come from. Raises Mistake where nothing can be merged, and where `out` is no export."""
+    if out and out.exists() and any(out.iterdir()) and not any((out / ours).exists() for ours in (EXPORTED, STAGING)):
+        raise Mistake(f"{out} is not empty and holds no export. Name another folder with --export.out (OUT=).")
+    origin = checkpoints.read(path)["palimpsest"]
+    if merge and not origin.get("lora"):
+        raise Mistake(f"{path} has no adapters, so there is nothing to merge. Leave out --export.merge (MERGE=).")
+    return origin
+
+
+def refuse(cli: "PalimpsestCLI") -> None:
+    """What `export_verb` would refuse."""
+    assert cli.checkpoint is not None, "a stored run or a file is required before"
+    options, run = cli.options.export, cli.layers.run
+    out = options.out or (run and run.folder / options.default)  # that of a loose file is a new one
+    _exportable(cli.checkpoint, Path(out) if out else None, options.merge)
+
+
 def export_verb(cli: "PalimpsestCLI") -> None:
     """weights as safetensors with what they are made of: OUT= [MERGE=1] [PUSH=owner/name]"""
     options, path = cli.options.export, cli.checkpoint
     assert path is not None, "a stored run or a file is required before"
-    out = options.out or cli.run_of_weights().folder / ("merged" if options.merge else "export")
+    out = options.out or cli.run_of_weights().folder / options.default
     said = export(path, out, options.merge, options.dtype, cli.options.checkpoint.weights, cli.options.lora.base)
     for name, value in said.items():
         print(f"{name:<11} {value}")

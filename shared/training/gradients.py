@@ -19,6 +19,7 @@ from shared.training.errors import Mistake
 from shared.training.logs import WriteLogs, of_every_rank
 from shared.training.runs import Run
 from shared.training.shards import whole
+from shared.training.tables import replacing
 
 
 class Gradients(Callback):
@@ -100,7 +101,8 @@ class Gradients(Callback):
         ranks = of_every_rank(trainer, self._evidence(trainer, module, update))
         weights = {name: whole(value.detach()).cpu() for name, value in module.state_dict().items()}
         if trainer.is_global_zero:
-            torch.save({"update": update, "ranks": ranks, "state_dict": weights, **_randomness(module)}, path)
+            with replacing(path) as file:
+                torch.save({"update": update, "ranks": ranks, "state_dict": weights, **_randomness(module)}, file)
         raise Mistake(
             f"The gradient of update {update} is not finite ({_names(ranks)}). The batch, its keys and the weights "
             f"before it are in {path}; last.ckpt is as it was. Lower optim.lr, or look at that batch."

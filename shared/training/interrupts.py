@@ -1,15 +1,61 @@
 """Ctrl-C and SIGTERM become a wish: the update in hand is finished, last.ckpt is written, then the process leaves.
 
 The first signal sets `requested`; a second one is handled as it would have been without us. With several ranks the
-wish is shared at the next logging point (`agreed`), so that all of them stop after the same update. Knows no Trainer.
+wish is shared at the next logging point (`agreed`), so that all of them stop after the same update. Outside training
+both end the process at once (`Stopped`). Knows no Trainer.
 """
 
+import os
 import signal
+import subprocess
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(SystemExit):
+    """A signal ended what was being done; every block on the way out leaves as it would after an error."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, both signals raise `Stopped`, unless they were ignored or handled otherwise before."""
+    ours = [n for n in SIGNALS if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    earlier = {number: signal.signal(number, _stop) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` of a command that trains: a signal to us is passed on to all it has started, once, and it is
+    waited for. It is a group of its own: a terminal sends Ctrl-C to all of ours, and a second one cuts training short.
+    """
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, process_group=0, **options) as process:
+        try:
+            out, err = process.communicate()
+        except Stopped:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)  # make passes SIGTERM on itself: training would meet it twice
+            process.communicate()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 class Interrupts:

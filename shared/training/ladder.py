@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from shared.training import runs
+from shared.training import interrupts, runs
 from shared.training.console import say
 from shared.training.errors import Mistake, told
 
@@ -38,7 +38,7 @@ class Ladder:
 
     def configuration(self, size: str) -> str:
         """The resolved configuration a new run of this size would have, as YAML. Raises Mistake if there is none."""
-        asked = subprocess.run(self.make("config", size, "--print_config"), stdout=subprocess.PIPE, text=True)
+        asked = interrupts.run(self.make("config", size, "--print_config"), stdout=subprocess.PIPE)
         if asked.returncode:
             raise Mistake(f"Size {size} cannot be trained, so nothing was started; the reason stands above.")
         return asked.stdout
@@ -51,7 +51,7 @@ class Ladder:
     def train(self, size: str, resumed: Path | None) -> int:
         """Train one size, or go on with the run `resumed`; the exit code."""
         more = [f"--run.name={resumed.name}", "--run.resume=true"] if resumed else []
-        return subprocess.run(self.make("train", size, *more)).returncode
+        return interrupts.run(self.make("train", size, *more)).returncode
 
 
 def climb(ladder: Ladder, sizes: Sequence[str], *, keep_going: bool = False) -> bool:
@@ -82,9 +82,18 @@ def same_runs(home: Path, config: str) -> dict[Path, bool]:
         folder = manifest.parent
         files = [folder / "checkpoints" / f"{name}.ckpt" for name in ("final", "last")]
         final, last = (file.exists() for file in files)
-        if (final or last) and runs.config_hash(runs.read_config(folder)) == wanted:
+        if (final or last) and _hash(folder) == wanted:
             found[folder] = final
     return found
+
+
+def _hash(folder: Path) -> str | None:
+    """None, and a line that says so, where the configuration of a run cannot be read: it is no run to go on with."""
+    try:
+        return runs.config_hash(runs.read_config(folder))
+    except Mistake as torn:
+        say(f"ladder      passed over: {torn}")
+        return None
 
 
 def detach(words: Sequence[str], project: str) -> None:

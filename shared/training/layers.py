@@ -200,7 +200,7 @@ def _based(
         raise Mistake(_no_base(project))
     base = _evaluated(project, path, None, f"{project} {size}", own)
     if base is None:
-        return own, stage, f"{size}-lora"
+        return own, stage, f"{size.removesuffix('-lora')}-lora"  # adapters may have been merged into it
     return [base.folder / "config.yaml"], base.stage, f"{base.size}-lora"
 
 

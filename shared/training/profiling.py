@@ -6,7 +6,7 @@ Perfetto). Knows the Trainer and the names it gives to its spans; not what the o
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from lightning.pytorch.profilers import Profiler
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from shared.training import hardware
+from shared.training import hardware, layout
 from shared.training.tables import replace_text
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ PARTS = {  # the end or a part of a span's name -> what a reader calls it; the f
     FETCH: "data",
     "[Callback]": "callbacks",
 }
+PART = ("part", "ms per update", "share")
 WORK = ("forward", "backward", "optimizer")
 
 
@@ -46,7 +47,7 @@ def run(cli: "PalimpsestCLI") -> None:
     settings = {"max_steps": WAIT + WARM + ACTIVE, "limit_val_batches": 0, "profiler": Spans()}
     trainer = cli._trainer(home, **settings, accumulate_grad_batches=cli.plan.accumulate)
     trainer.fit(cli.model, datamodule=cli.datamodule)
-    home.say(watch.summary.partition("\n\n## ")[0])
+    home.say("\n".join(watch.lines))
     home.say(f"written     {watch.folder}: summary.md, trace.json")
 
 
@@ -87,6 +88,7 @@ class ProfileUpdates(Callback):
 
     def __init__(self, folder: Path, what: str):
         self.folder, self.what, self.summary = folder, what, ""
+        self.lines: list[str] = []  # for the terminal
         self.updates = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,8 +113,15 @@ class ProfileUpdates(Callback):
         self.profiler.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.profiler.export_chrome_trace(str(self.folder / "trace.json"))
-        self.summary = summary(self.profiler, self.what, self.device)
+        spent, waits = figures(self.profiler)
+        self.lines = [*_lines(spent, waits, self.what, self.device, layout.plain)]
+        told = "\n".join(_lines(spent, waits, f"# {self.what}", self.device, layout.markdown))
+        self.summary = f"{told}\n\n## {ROWS} operations by their own time\n\n```\n{self._operations()}\n```\n"
         replace_text(self.folder / "summary.md", self.summary)
+
+    def _operations(self) -> str:
+        own = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        return self.profiler.key_averages().table(sort_by=own, row_limit=ROWS, max_name_column_width=60)
 
 
 def _mark_fetches(trainer: Trainer) -> None:
@@ -160,8 +169,8 @@ def _part(name: str) -> str:
     return next((part for mark, part in PARTS.items() if mark in name), "loop")
 
 
-def summary(profiler: profile, what: str, device: torch.device) -> str:
-    """summary.md of the updates looked at."""
+def figures(profiler: profile) -> tuple[dict[str, float], Counter[str]]:
+    """(milliseconds of an update by part, reads of the host by name) of the updates looked at."""
     events = [event for event in profiler.events() or [] if event.device_type == DeviceType.CPU]
     steps = [event for event in events if event.name.startswith("ProfilerStep")]
     begin, end = min(e.time_range.start for e in steps), max(e.time_range.end for e in steps)
@@ -171,22 +180,21 @@ def summary(profiler: profile, what: str, device: torch.device) -> str:
         if event.thread == steps[0].thread and event.is_user_annotation and event not in steps
     ]
     spent = {name: ms / ACTIVE for name, ms in parts(spans, begin, end).items()}
-    waits = Counter(event.name for event in events if event.name in SYNCS)
-    own = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    table = profiler.key_averages().table(sort_by=own, row_limit=ROWS, max_name_column_width=60)
-    return (
-        "\n".join(_lines(spent, waits, what, device))
-        + f"\n\n## {ROWS} operations by their own time\n\n```\n{table}\n```\n"
-    )
+    return spent, Counter(event.name for event in events if event.name in SYNCS)
 
 
-def _lines(spent: Mapping[str, float], waits: Mapping[str, int], what: str, device: torch.device) -> Iterable[str]:
+def _lines(
+    spent: Mapping[str, float],
+    waits: Mapping[str, int],
+    what: str,
+    device: torch.device,
+    table: Callable[[layout.Row, Iterable[layout.Row]], list[str]],
+) -> Iterator[str]:
     total = sum(spent.values())
     work = sum(spent.get(name, 0.0) for name in WORK)
-    yield f"# {what}: an update takes {total:.2f} ms on {hardware.device_name(device)}, {work / total:.0%} of it work\n"
+    yield f"{what}: an update takes {total:.2f} ms on {hardware.device_name(device)}, {work / total:.0%} of it work\n"
     yield "Work is forward, backward and optimizer; host time, looked at by a profiler that slows small operations.\n"
-    yield "| part | ms per update | share |\n|---|---|---|"
-    for name, ms in sorted(spent.items(), key=lambda item: -item[1]):
-        yield f"| {name} | {ms:.3f} | {ms / total:.1%} |"
+    shares = sorted(spent.items(), key=lambda item: -item[1])
+    yield from table(PART, [(name, f"{ms:.3f}", f"{ms / total:.1%}") for name, ms in shares])
     told = ", ".join(f"{name} {count / ACTIVE:.1f}" for name, count in waits.items()) or "none"
     yield f"\nReads of a number by the host, per update: {told}."

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from shared.training import layout, webpage
 from shared.training.errors import told
 from shared.training.runs import Run, data_fingerprint, read_json, rehearsed, reopen, write_json
-from shared.training.tables import read_table, replace_text
+from shared.training.tables import read_table, replace_text, replacing
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,15 @@ def draw_curves(table: Mapping[str, Mapping[int, float]], path: Path) -> bool:
             axes.legend(frameon=False)
             values = [value for points in lines.values() for _, value in points]
             axes.set_yscale("log" if 0 < 10 * min(values) < max(values) else "linear")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, 110)
     return True
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> Path:
+    """A figure of matplotlib as PNG, whole or not there."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=dpi)
+    return path
 
 
 def title(content: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from shared.training import runs
+from shared.training import interrupts, runs
 from shared.training.errors import Mistake, told
 from shared.training.layers import flag_values
 from shared.training.logs import FIRST_LOSSES
@@ -105,7 +105,8 @@ def _again(run: runs.Run, root: Path, updates: int) -> runs.Run:
     start = {**run.manifest["starts"][0], "resumed": False}
     who = {"project": run.project, "stage": run.stage, "size": run.size}
     runs.write_json(folder / "manifest.json", {**who, "starts": [start]})
-    process = subprocess.run(list(command(start["command"], root, run.name, updates)), capture_output=True, text=True)
+    again = list(command(start["command"], root, run.name, updates))
+    process = interrupts.run(again, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if not (folder / FIRST_LOSSES).exists():
         said = (process.stderr or process.stdout).strip().splitlines()[-3:]
         raise Mistake("\n".join([f"The first updates of {run.folder} could not be run again:", *said]))

@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return read_json(self.folder / "manifest.json")
+        return read_manifest(self.folder)
 
     def note(self, **facts: Any) -> None:
         """Merge facts into manifest.json; ranks other than 0 write nothing."""
@@ -139,14 +139,25 @@ def open_run(
     Call it when everything else has been checked: a refused run leaves no folder. Raises Mistake when the name is
     taken, when there is nothing to resume, or when the run to resume has already made all the planned updates.
     """
+    refuse(options, project, stage, size, plan)
     folder = _choose_folder(options, size_folder(options.root, project, stage, size))
     last = folder / "checkpoints" / "last.ckpt"
     run = Run(folder, project, stage, size, folder.name, command, last if options.resume and last.exists() else None)
     if rank() == 0:
-        _refuse_finished(run, plan)
         make_folder(run.checkpoints)
         _write_start(run, config_yaml, plan)
     return run
+
+
+def refuse(options: RunOptions, project: str, stage: str | None, size: str, plan: Mapping[str, Any]) -> None:
+    """Raise the Mistake that `open_run` would raise; nothing is chosen, told to other ranks or written. All ranks call
+    it, and a run that is finished is refused by all of them.
+    """
+    home = size_folder(options.root, project, stage, size)
+    if folder := _to_resume(options, home):
+        _refuse_finished(folder, plan)
+    elif rank() == 0:
+        _new_name(options, home)
 
 
 def make_folder(folder: Path) -> None:
@@ -162,7 +173,7 @@ def reopen(path: str | Path, command: str = "") -> Run:
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / "manifest.json").exists():
-            found = read_json(folder / "manifest.json")
+            found = read_manifest(folder)
             return Run(folder, found["project"], found["stage"], found["size"], folder.name, command)
     raise Mistake(
         f"{path} is not inside a run folder (no manifest.json above it); give a folder such as runs/arc/nano/001."
@@ -180,9 +191,19 @@ def newest(root: str | Path, project: str, stage: str | None, size: str, *, unfi
 
 
 def _newest_in(home: Path, *, unfinished: bool) -> Path | None:
-    manifests = {file.parent: read_json(file) for file in home.glob("*/manifest.json")}
+    manifests = dict(_readable(home))
     wanted = {folder: m["starts"][-1]["utc"] for folder, m in manifests.items() if not (unfinished and "finished" in m)}
     return max(wanted, key=lambda folder: wanted[folder], default=None)
+
+
+def _readable(home: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, manifest) of each run; one whose manifest is torn is named and passed over."""
+    for file in sorted(home.glob("*/manifest.json")):
+        try:
+            yield file.parent, read_manifest(file.parent)
+        except Mistake as torn:
+            if rank() == 0:
+                print(f"Passed over: {torn}", file=sys.stderr)
 
 
 def _choose_folder(options: RunOptions, home: Path) -> Path:
@@ -218,10 +239,10 @@ def _to_resume(options: RunOptions, home: Path) -> Path | None:
     raise Mistake(f"Nothing to resume: {home} holds {wanted}. Leave out run.resume, or set it to auto to start afresh.")
 
 
-def _refuse_finished(run: Run, plan: Mapping[str, Any]) -> None:
-    made = run.manifest.get("finished", {}).get("update", -1) if (run.folder / "manifest.json").exists() else -1
+def _refuse_finished(folder: Path, plan: Mapping[str, Any]) -> None:
+    made = read_manifest(folder).get("finished", {}).get("update", -1)
     if made >= plan.get("updates", made + 1):
-        raise Mistake(f"Run {run.folder} has made all its {made} updates. Raise trainer.max_steps to go on from there.")
+        raise Mistake(f"Run {folder} has made all its {made} updates. Raise trainer.max_steps to go on from there.")
 
 
 def _new_name(options: RunOptions, home: Path) -> str:
@@ -324,6 +345,15 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Mistake(f"{path} is not JSON ({error}). Restore it, or delete its folder {path.parent}.") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a run's manifest.json says. Raises Mistake where it is torn or lacks what every run has."""
+    path = folder / "manifest.json"
+    found = read_json(path)
+    if isinstance(found, dict) and found.get("starts") and found.keys() >= {"project", "stage", "size"}:
+        return found
+    raise Mistake(f"{path} is not the manifest of a run. Restore it, or delete its folder {folder}.")
 
 
 def read_config(folder: Path) -> str:

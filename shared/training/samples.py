@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.training.tables import replace_text
+from shared.training.tables import replace_text, replacing
 
 SHEET_COLUMNS = 4
 FRAME_MS = 100
@@ -88,7 +88,8 @@ def sheet(images: Sequence[Tensor], gap: int = 4) -> Tensor:
 def _png(path: Path, image: Tensor) -> Path:
     from matplotlib.image import imsave
 
-    imsave(path, image.cpu().numpy())
+    with replacing(path) as file:
+        imsave(file, image.cpu().numpy(), format="png")
     return path
 
 
@@ -96,7 +97,8 @@ def _gif(path: Path, video: Tensor) -> Path:
     from PIL import Image
 
     first, *rest = (Image.fromarray(frame) for frame in video.cpu().numpy())
-    first.save(path, save_all=True, append_images=rest, duration=FRAME_MS, loop=0)
+    with replacing(path) as file:
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0)
     return path
 
 
@@ -115,5 +117,6 @@ def _numbers(samples: Mapping[int, Sample], path: Path) -> list[Path]:
             arrays |= {f"{name}.{n}": value.numpy() for n, value in values}
     if not arrays:
         return []
-    np.savez(path, **arrays)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
     return [path]

@@ -1,12 +1,14 @@
-"""CSV tables that survive a kill: one row per update, written so that a reader never meets half of one.
+"""CSV tables that survive a kill: one row per update, and a row that was torn is left out by every reader.
 
-Knows text files; not what the columns mean.
+Knows files, and how one takes another's place at once; not what the columns mean.
 """
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 class Table:
@@ -35,10 +37,8 @@ class Table:
         """Forget every row after `update` (and a torn last line), as a run resumed there will write them again."""
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8", newline="") as file:
-            self.columns, *lines = list(csv.reader(file))
-        whole = [line for line in lines if len(line) == len(self.columns) and int(line[0]) <= update]
-        self.rows = [{name: text for name, text in zip(self.columns, line) if text} for line in whole]
+        self.columns, rows = _whole(self.path)
+        self.rows = [row for row in rows if int(row["update"]) <= update]
         self.columns = [name for name in self.columns if name == "update" or any(name in row for row in self.rows)]
         self._rewrite()
 
@@ -60,16 +60,35 @@ def read_table(path: Path) -> dict[str, dict[int, float]]:
     if not path.exists():
         return {}
     columns: dict[str, dict[int, float]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if text:
-                    columns.setdefault(name, {})[int(row["update"])] = float(text)
+    for row in _whole(path)[1]:
+        for name, text in row.items():
+            columns.setdefault(name, {})[int(row["update"])] = float(text)
     return columns
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill at any moment, meets the old text or the new one, never a part."""
+def _whole(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """(columns, rows without their empty cells) of the lines that were written to their end."""
+    ended = path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
+    columns, *lines = [*csv.reader(ended)] or [["update"]]
+    rows = [dict(zip(columns, line)) for line in lines if len(line) == len(columns) and line[0].isdigit()]
+    return columns, [{name: text for name, text in row.items() if text} for row in rows]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` at the end of the block: a reader, or a kill at any moment, meets the old
+    file or the new one, never a part. A block that fails leaves the old one.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """`replacing` for a text."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))

@@ -20,20 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verb:
-    """act: its docstring's first line is the help. options: a dataclass; its flags are --<verb>.<field>."""
+    """act: its docstring's first line is the help. options: a dataclass; its flags are --<verb>.<field>.
+    refuse: raises the Mistakes of `act` that can be foreseen, before anything is said or written.
+    """
 
     act: Callable[["PalimpsestCLI"], Any]
     options: type | None = None
+    refuse: Callable[["PalimpsestCLI"], None] = lambda cli: None
 
     @property
     def help(self) -> str:
         return (self.act.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
-def sample(cli: "PalimpsestCLI") -> None:
-    """draw samples with the averaged weights of a run, into its samples/"""
+def _refuse_sample(cli: "PalimpsestCLI") -> None:
     if not hasattr(cli.model, "sample"):
         raise Mistake(f"{type(cli.model).__name__} has no `sample(seeds)`, so it cannot draw; add it to the module.")
+
+
+def sample(cli: "PalimpsestCLI") -> None:
+    """draw samples with the averaged weights of a run, into its samples/"""
     run, options = cli.run_of_weights(), cli.options.sampling
     folder = run.samples / f"sample-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     with cli.drawing():
@@ -45,8 +51,8 @@ def sample(cli: "PalimpsestCLI") -> None:
 
 
 BUILT_IN = {
-    "sample": Verb(sample),
-    "export": Verb(exports.export_verb, exports.ExportOptions),
+    "sample": Verb(sample, refuse=_refuse_sample),
+    "export": Verb(exports.export_verb, exports.ExportOptions, exports.refuse),
     "bench": Verb(bench.bench, bench.BenchOptions),
     "profile": Verb(profiling.run),
 }

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[list[str], dict | None]] = {
     "lora_without_base": (["fit", *NANO, "--lora.enabled=true"], None),
     "lora_out_of_range": (["fit", *NANO, "--lora.r=0"], None),
     "checkpoint_missing": (["test", "--ckpt_path=runs/tiny/nano/007"], None),
+    "run_name_is_no_name": (["fit", *NANO, "--run.name=my run"], None),
     "run_root_is_a_file": (["fit", *NANO, "--run.root=configs/tiny/nano.yaml"], None),
     "class_of_no_stage": (
         ["fit", *NANO],
@@ -85,6 +86,7 @@ WITH_A_RUN: dict[str, list[str]] = {
         "--lora.targets=attention",
     ],
     "lora_base_changed": ["test", *NANO, "--ckpt_path=adapted.ckpt"],
+    "nothing_to_sample": ["sample", "--ckpt_path=runs/tiny/nano/001"],
     "nothing_to_merge": ["export", "--ckpt_path=runs/tiny/nano/001", "--export.merge=true"],
     "best_never_written": ["test", "--ckpt_path=runs/tiny/nano/001", "--checkpoint.prefer=best"],
     "export_is_torn": ["test", "--ckpt_path=torn"],
@@ -115,6 +117,7 @@ def test_a_mistake_is_told_in_the_golden_words_and_leaves_nothing(name, desk, ru
         write(desk / SIZE, yaml.safe_dump(size))
     said = run(*line, module=(TinyModule, OtherModule) if name == "class_of_no_stage" else TinyModule)
     compare(name, line, said.code, said.err)
+    assert not said.out or name == "run_root_is_a_file", "told before the plan, unless only the disk knows"
     assert not (desk / "runs").exists()
 
 
@@ -134,6 +137,7 @@ def test_a_mistake_beside_a_run_leaves_the_run_as_it_was(name, desk, trained, ru
     before = contents(trained)
     said = run(*WITH_A_RUN[name])
     compare(name, WITH_A_RUN[name], said.code, said.err)
+    assert (said.out == "") == (name != "loss_not_finite"), "a mistake is told before the plan"
     assert contents(trained) == before
     assert sorted(path.name for path in trained.parent.iterdir()) == ["001"] + ["002"] * (name == "loss_not_finite")
 

@@ -100,3 +100,12 @@ def test_a_detached_ladder_says_where_it_is_and_leads_a_session_of_its_own(works
         time.sleep(0.1)
     assert asked(workshop) == ["nano  SEED="]
     assert json.loads(Path("runs/toy/nano/new/manifest.json").read_text()) == {}
+
+
+def test_a_run_whose_configuration_is_torn_is_passed_over(tmp_path, capsys):
+    for name, text in (("001", "model: {width"), ("002", "model: {width: 4}")):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        for file, content in (("manifest.json", "{}"), ("config.yaml", text), ("checkpoints/last.ckpt", "")):
+            (tmp_path / name / file).write_text(content)
+    assert ladder.same_runs(tmp_path, "model: {width: 4}") == {tmp_path / "002": False}
+    assert f"passed over: {tmp_path}/001/config.yaml cannot be read" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Verbs beside training and evaluating: sampling, fine-tuning's layers, and what a project brings of its own."""
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,23 @@ def test_every_kind_of_sample_has_its_file(tmp_path):
     assert samples.sheet([image, image + 1]).shape == (8, 20, 3)
 
 
+def test_a_kill_while_samples_are_written_leaves_no_half_of_one(tmp_path, monkeypatch):
+    drawn = [Sample("text", torch.zeros(4, 6, 3, dtype=torch.uint8), torch.zeros(3, 4, 6, 3, dtype=torch.uint8))]
+    drawn[0].data = {"x": torch.ones(2)}
+    seen = []
+
+    def watched(temporary, path):
+        """The file is at another name until it is whole."""
+        seen.append(Path(path).name)
+        assert not Path(path).exists() and Path(temporary).stat().st_size
+        rename(temporary, path)
+
+    rename = os.replace
+    monkeypatch.setattr("shared.training.tables.os.replace", watched)
+    samples.write(drawn, tmp_path)
+    assert sorted(seen) == ["000.gif", "000.png", "samples.npz", "samples.txt"]
+
+
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"count": 0}, {"first": -1}])
 def test_sampling_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="it must be at least"):
@@ -131,6 +150,12 @@ def test_finetune_of_a_loose_file_takes_the_layers_that_are_given(trained, adapt
     assert layers.size == "nano-lora"
 
 
+def test_finetune_of_merged_adapters_is_named_as_the_first(trained, adapters, desk):
+    write(desk / "merged/config.json", json.dumps({"project": "tiny", "size": "nano-lora"}))
+    write(desk / "merged/config.yaml", (trained / "config.yaml").read_text())
+    assert arrange("tiny", "finetune", ["--ckpt_path=merged"]).size == "nano-lora"
+
+
 def test_finetune_opens_a_run_of_its_own_and_counts_its_updates_anew(trained, adapters, run):
     said = run("finetune", f"--ckpt_path={trained}")
     assert said.code == 0 and "update 3/3" in said.out.replace(",", "")
@@ -152,4 +177,5 @@ def test_a_module_without_answers_is_told_so_and_nothing_is_written(trained, run
     before = (trained / "train.log").read_bytes()
     said = run("predict", f"--ckpt_path={trained}")
     assert (said.code, said.err) == (2, "TinyModule has no `predict_step`, so it cannot answer; use test or sample.\n")
+    assert said.out == "", "told before the plan"
     assert (trained / "train.log").read_bytes() == before

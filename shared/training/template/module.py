@@ -16,7 +16,7 @@ from shared.sampling import Trajectory, sample, uniform_grid
 from shared.training import optim
 from shared.training.pretrained import build
 from shared.training.randomness import Randomness
-from shared.training.report import Metric, Results, interval
+from shared.training.report import Metric, Results, interval, save_figure
 from shared.training.samples import Sample, SamplingOptions
 from shared.training.template.data import NEAR, Points, distance_to_moons, floors, measured, moons, sliced_w2
 from shared.training.template.network import TemplateNetwork
@@ -112,5 +112,4 @@ def draw_clouds(clouds: dict[str, Tensor], file: Path, colour: Tensor | None = N
     for axes, (name, points) in zip(figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items()):
         axes.scatter(*points.T, s=2, c=colour, cmap="coolwarm" if colour is not None else None)
         axes.set(xlim=(-3, 3), ylim=(-2, 2), aspect="equal", title=name)
-    figure.savefig(file, dpi=100)
-    return file
+    return save_figure(figure, file, 100)

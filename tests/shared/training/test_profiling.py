@@ -64,6 +64,12 @@ def test_the_summary_names_the_parts_and_the_reads_of_the_host(profiled):
     assert f"{2 * ACTIVE}" in [word for line in text.splitlines() if "training_step" in line for word in line.split()]
 
 
+def test_the_terminal_gets_columns_where_the_file_has_markdown(profiled):
+    assert "| part | ms per update | share |" in profiled.summary
+    assert "|" not in "".join(profiled.lines) and "part       ms per update  share" in profiled.lines
+    assert sum(line.startswith(("forward", "backward", "optimizer")) for line in profiled.lines) == 3
+
+
 def test_watching_nothing_keeps_nothing():
     quiet = Unwatched()
     with quiet.profile("anything"):

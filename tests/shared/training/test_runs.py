@@ -18,7 +18,7 @@ from shared.training.runs import (
     open_run,
     reopen,
 )
-from shared.training.tables import Table, format_value, read_table
+from shared.training.tables import Table, format_value, read_table, replacing
 
 CONFIG = "seed_everything: 0\nmodel: {width: 64}\nrun: {name: a}\n"
 
@@ -210,6 +210,42 @@ def test_a_torn_manifest_or_configuration_is_named_in_a_sentence(tmp_path):
     with pytest.raises(Mistake, match=r"config.yaml cannot be read"):
         runs.read_config(run.folder)
     (run.folder / "manifest.json").write_text('{"project": "to')
-    for read in (lambda: reopen(run.folder), lambda: newest(tmp_path, "toy", None, "nano")):
+    for read in (lambda: reopen(run.folder), lambda: start(tmp_path, "001", resume=True)):
         with pytest.raises(Mistake, match=r"manifest.json is not JSON .* Restore it, or delete its folder"):
             read()
+    (run.folder / "manifest.json").write_text('{"project": "toy", "starts": []}')
+    with pytest.raises(Mistake, match=r"manifest.json is not the manifest of a run"):
+        reopen(run.folder)
+
+
+def test_a_torn_manifest_is_named_and_is_in_no_other_runs_way(tmp_path, capsys):
+    torn, whole = start(tmp_path), start(tmp_path)
+    (torn.folder / "manifest.json").write_text('{"project": "to')
+    assert newest(tmp_path, "toy", None, "nano") == whole.folder
+    assert "Passed over: " in (said := capsys.readouterr().err) and f"{torn.folder}/manifest.json is not JSON" in said
+    assert start(tmp_path).name == "003"
+    assert start(tmp_path, resume=True).name == "003", "the newest unfinished one"
+
+
+def test_a_row_cut_by_a_kill_is_left_out_wherever_the_table_is_read(tmp_path):
+    path, text = tmp_path / "m.csv", "update,loss,late\n10,0.5,\n20,0.25,1.25\n"
+    for cut in range(len(text)):
+        path.write_text(text[:cut])
+        kept = {update for update, line in ((10, "0.5,\n"), (20, "1.25\n")) if line in text[:cut]}
+        assert read_table(path).get("loss", {}).keys() == kept
+        again = Table(path)
+        again.rewind(20)
+        assert {int(row["update"]) for row in again.rows} == kept
+    path.write_text(text + 7 * "\0")
+    assert read_table(path)["late"] == {20: 1.25}
+
+
+def test_a_file_that_fails_midway_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "a.png"
+    with replacing(path) as file:
+        file.write(b"whole")
+    with pytest.raises(OSError, match="full"), replacing(path) as file:
+        file.write(b"ha")
+        assert path.read_bytes() == b"whole"
+        raise OSError("full")
+    assert [f.name for f in tmp_path.iterdir()] == ["a.png"] and path.read_bytes() == b"whole"
