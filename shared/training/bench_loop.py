@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from shared.training import callbacks, hardware, optim, plan, runs
+from shared.training import callbacks, hardware, loggers, optim, plan
 from shared.training.averaging import Averaging
 from shared.training.bench import REPEATS, paired, spread, take_turns
 from shared.training.ema import EmaOptions
@@ -81,7 +81,7 @@ class Loops:
         clock = Clock(WARM)
         trainer = self.cli.instantiate_trainer(
             callbacks=[*(callbacks.build(run, options) if run else []), clock],
-            logger=runs.CsvLogger(run) if run else False,
+            logger=loggers.CsvLogger(run) if run else False,
             enable_checkpointing=run is not None,
             profiler=Unwatched() if run else None,
             max_steps=WARM + self.updates,

@@ -1,4 +1,5 @@
-"""TensorBoard and Weights & Biases as mirrors of the run's own tables; the CSV files stay the truth.
+"""The tables of a run behind Lightning's door, and TensorBoard and Weights & Biases as mirrors; the CSV files are the
+truth.
 
 A mirror is opened by the first process when training starts, continues a run that is resumed, and is closed however
 training ends. Its library is imported then and not before. Knows names and numbers; not what they mean.
@@ -13,7 +14,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from shared.training.errors import Mistake
-from shared.training.runs import CsvLogger, LoggingOptions, Run, RunLogger
+from shared.training.runs import LoggingOptions, Run
+from shared.training.tables import Table
 
 
 def build(run: Run, options: LoggingOptions) -> list[Logger]:
@@ -22,6 +24,54 @@ def build(run: Run, options: LoggingOptions) -> list[Logger]:
         [WeightsAndBiases(run, options.wandb)] if options.wandb != "off" else []
     )
     return [CsvLogger(run), *mirrors]
+
+
+class RunLogger(Logger):
+    """What every logger of a run has in common."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        return self.run.project
+
+    @property
+    def version(self) -> str:
+        return self.run.name
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml already."""
+
+
+class CsvLogger(RunLogger):
+    """Lightning's door to the two tables: `perf/*` and `seconds` go to perf.csv, everything else to metrics.csv.
+
+    The stock CSV logger deletes earlier metrics in a folder that is not empty; this one continues them.
+    """
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self.metrics = Table(run.folder / "metrics.csv")
+        self.perf = Table(run.folder / "perf.csv")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        timed = {name: value for name, value in metrics.items() if name.startswith("perf/") or name == "seconds"}
+        values = {name: value for name, value in metrics.items() if name not in timed}
+        if step is None:
+            raise ValueError("CsvLogger writes rows by update: pass step=trainer.global_step.")
+        if values:
+            self.metrics.write(step, values)
+        if timed:
+            self.perf.write(step, timed)
+
+    @rank_zero_only
+    def rewind(self, update: int) -> None:
+        """Start (update 0) or continue the tables after `update`."""
+        self.metrics.rewind(update)
+        self.perf.rewind(update)
 
 
 class Mirror(RunLogger):

@@ -1,4 +1,4 @@
-"""Run folders and the table of metrics: where a run lives, who may write there, and how it is taken up again.
+"""Run folders: where a run lives, who may write there, and how it is taken up again.
 
 A run is `<root>/<project>[-<stage>]/<size>/<name>/` with `config.yaml`, `plan.json`, `manifest.json`, `metrics.csv`,
 `perf.csv`, `train.log`, `checkpoints/`, `samples/` and the report. `metrics.csv` holds the update and values that
@@ -26,12 +26,11 @@ import lightning
 import numpy
 import torch
 import yaml
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from shared.training.checkpoints import updates_made
 from shared.training.errors import Mistake
-from shared.training.tables import Table, replace_text
+from shared.training.tables import replace_text
 
 _NAME_VARIABLE = "PALIMPSEST_RUN"  # rank 0 tells the other ranks which name it chose
 _opened = itertools.count()  # runs of this process; all ranks open them in one order
@@ -375,51 +374,3 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def rehearsed(trainer: Any) -> bool:
     """Whether this is Lightning's `fast_dev_run`, which leaves no checkpoint, picture or report behind."""
     return bool(trainer.fast_dev_run)
-
-
-class RunLogger(Logger):
-    """What every logger of a run has in common."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    @property
-    def name(self) -> str:
-        return self.run.project
-
-    @property
-    def version(self) -> str:
-        return self.run.name
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in config.yaml already."""
-
-
-class CsvLogger(RunLogger):
-    """Lightning's door to the two tables: `perf/*` and `seconds` go to perf.csv, everything else to metrics.csv.
-
-    The stock CSV logger deletes earlier metrics in a folder that is not empty; this one continues them.
-    """
-
-    def __init__(self, run: Run):
-        super().__init__(run)
-        self.metrics = Table(run.folder / "metrics.csv")
-        self.perf = Table(run.folder / "perf.csv")
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        timed = {name: value for name, value in metrics.items() if name.startswith("perf/") or name == "seconds"}
-        values = {name: value for name, value in metrics.items() if name not in timed}
-        if step is None:
-            raise ValueError("CsvLogger writes rows by update: pass step=trainer.global_step.")
-        if values:
-            self.metrics.write(step, values)
-        if timed:
-            self.perf.write(step, timed)
-
-    @rank_zero_only
-    def rewind(self, update: int) -> None:
-        """Start (update 0) or continue the tables after `update`."""
-        self.metrics.rewind(update)
-        self.perf.rewind(update)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.objectives import Normalizer, by_level, row_mean, share
-from shared.training import callbacks, hardware, optim, parallel, runs
+from shared.training import callbacks, hardware, loggers, optim, parallel, runs
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader
 from shared.training.checkpoints import CheckpointOptions
 from shared.training.ema import EmaOptions
@@ -192,7 +192,7 @@ def train(root: Path, name: str, setting: Setting | None = None, *, resume: bool
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=ours,
-        logger=runs.CsvLogger(run),
+        logger=loggers.CsvLogger(run),
         enable_progress_bar=False,
         enable_model_summary=False,
         **validation,

@@ -8,8 +8,8 @@ import torch
 
 from shared.training import runs
 from shared.training.errors import Mistake
+from shared.training.loggers import CsvLogger
 from shared.training.runs import (
-    CsvLogger,
     RunOptions,
     config_differences,
     config_hash,
