@@ -327,7 +327,8 @@ def test_without_average_the_file_holds_raw_weights_only(home):
 
 def test_checkpoints_come_last_and_the_private_hooks_of_lightning_still_exist(whole):
     assert [type(c).__name__ for c in build(whole[1], Options())] == [
-        "NoneLeftWaiting", "RankSeeds", "WriteReport", "Averaging", "Gradients", "WriteLogs", "Snapshots", "Checkpoints",
+        "NoneLeftWaiting", "RankSeeds", "WriteReport", "Averaging", "Gradients", "WriteLogs", "Snapshots",
+        "Checkpoints",
     ]  # fmt: skip
     for name in ("_broadcast_sigterm_tensor", "_should_check_val_fx"):
         assert callable(getattr(_TrainingEpochLoop, name))
