@@ -15,7 +15,7 @@ from shared.training.errors import Mistake
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("packages", "shared", "projects", "configs", "tests", "make")
 FILES = ("Makefile", "pyproject.toml")
-SHORTER = "(spirals or test_meters) and not broken and not any_update"
+SHORTER = "(scaffolded or test_meters) and not broken and not any_update"
 FOUND_BY = ("smoke", "learn", "projects", "cli/test_matrix.py", "test_directions.py", "test_meters.py")
 
 
@@ -29,15 +29,15 @@ def call(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
-    """A copy of the repository in which `spirals` was made."""
+    """A copy of the repository in which `scaffolded` was made."""
     root = tmp_path_factory.mktemp("house")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
     for name in FILES:
         shutil.copy(ROOT / name, root)
-    done = call(root, sys.executable, "-m", "shared.training.scaffold", "spirals")
+    done = call(root, sys.executable, "-m", "shared.training.scaffold", "scaffolded")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "next        make train PROJECT=spirals"
+    assert done.stdout.splitlines()[-1] == "next        make train PROJECT=scaffolded"
     return root
 
 
@@ -50,22 +50,26 @@ def changed(here: Path, there: Path) -> set[str]:
 
 def test_nothing_but_the_new_project_is_written(house):
     new = {path for path in changed(ROOT, house) if not path.startswith(".")}
-    assert new == {scaffold.renamed(str(path), "spirals") for path in scaffold.sources(ROOT)}
-    assert new >= {f"projects/spirals/{name}.py" for name in ("__init__", "__main__", "network", "module", "data")}
-    assert new >= {f"configs/spirals/{name}.yaml" for name in ("base", "nano", "smol", "mediom", "lorge")}
-    assert new >= {"projects/spirals/README.md", "tests/projects/test_spirals.py", "tests/learn/test_spirals.py"}
-    assert new >= {"tests/smoke/spirals.yaml", "projects/spirals/results/goals.yaml"}
-    assert "projects/spirals/results/measured.json" not in new
+    assert new == {scaffold.renamed(str(path), "scaffolded") for path in scaffold.sources(ROOT)}
+    assert new >= {f"projects/scaffolded/{name}.py" for name in ("__init__", "__main__", "network", "module", "data")}
+    assert new >= {f"configs/scaffolded/{name}.yaml" for name in ("base", "nano", "smol", "mediom", "lorge")}
+    assert new >= {
+        "projects/scaffolded/README.md",
+        "tests/projects/test_scaffolded.py",
+        "tests/learn/test_scaffolded.py",
+    }
+    assert new >= {"tests/smoke/scaffolded.yaml", "projects/scaffolded/results/goals.yaml"}
+    assert "projects/scaffolded/results/measured.json" not in new
 
 
 def test_the_template_is_named_nowhere_in_it(house):
-    text = {path: (house / scaffold.renamed(str(path), "spirals")).read_text() for path in scaffold.sources(ROOT)}
+    text = {path: (house / scaffold.renamed(str(path), "scaffolded")).read_text() for path in scaffold.sources(ROOT)}
     assert [path for path, content in text.items() if "template" in content.lower()] == []
 
 
 def test_the_copy_is_in_the_layout_of_the_house(house):
     for command in (["check"], ["format", "--check"]):
-        done = call(house, sys.executable, "-m", "ruff", *command, "projects/spirals", "tests")
+        done = call(house, sys.executable, "-m", "ruff", *command, "projects/scaffolded", "tests")
         assert done.returncode == 0, done.stdout
 
 
@@ -76,15 +80,15 @@ def test_the_new_project_passes_the_tests_that_find_it(house):
     assert done.returncode == 0, done.stdout
     passed = [line for line in done.stdout.splitlines() if " PASSED" in line]
     for law in ("killed_at_update_5", "sample_17", "parameters_are_those", "a_network_loads", "four_hundred_updates"):
-        assert [line for line in passed if law in line and "spirals" in line], law
+        assert [line for line in passed if law in line and "scaffolded" in line], law
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_knows_the_new_project(house):
-    done = call(house, "make", "-n", "train", "PROJECT=spirals", "SIZE=smol")
+    done = call(house, "make", "-n", "train", "PROJECT=scaffolded", "SIZE=smol")
     last = done.stdout.strip()
     assert last.endswith(
-        "-m projects.spirals fit --config configs/spirals/base.yaml --config configs/spirals/smol.yaml"
+        "-m projects.scaffolded fit --config configs/scaffolded/base.yaml --config configs/scaffolded/smol.yaml"
     )
 
 
@@ -127,6 +131,6 @@ def test_a_project_killed_while_it_is_written_is_not_taken_for_one(tmp_path, mon
 
     monkeypatch.setattr(scaffold, "_tidy", killed)
     with pytest.raises(KeyboardInterrupt):
-        scaffold.create(tmp_path, "spirals")
-    assert (tmp_path / "projects/spirals/module.py").exists()
-    assert not (tmp_path / "projects/spirals/__main__.py").exists()
+        scaffold.create(tmp_path, "scaffolded")
+    assert (tmp_path / "projects/scaffolded/module.py").exists()
+    assert not (tmp_path / "projects/scaffolded/__main__.py").exists()
