@@ -28,7 +28,7 @@ def _task(number: int, side: int, key: int) -> Task:
 
 
 def _pairs(kind: int, rng: np.random.Generator, side: int) -> tuple[Pair, ...] | None:
-    low, high = sorted(rng.integers(2, side + 1, 2))  # of all inputs
+    low, high = sorted(2 + np.floor((side - 1) * rng.random(2) ** 2).astype(int))  # of all inputs; small ones prevail
     squares, one_size = rng.random(2) < 0.5
     size = rng.integers(low, high + 1, 2)
     family = drawn(kind, rng, (int(low), int(low)))

@@ -11,6 +11,7 @@ from packages.arc.subsets import Holdout
 from packages.arc.tasks import Pair, Task, TaskSet, as_grid
 from projects.arc.data import ArcData, HoldoutOptions, Query
 from projects.arc.demos import Conditioning, cells_of, content
+from projects.arc.module import SelfCondition
 from projects.arc.network import DEMO_INPUT, DEMO_OUTPUT, INPUT, MAX_DEMOS, NO_ROW, GridDenoiser
 from projects.arc.solving import EvalOptions
 from projects.arc.walking import Denoiser
@@ -380,3 +381,34 @@ def test_tasks_that_are_evaluated_need_no_pair_in_training():
     assert {query.row for query in data.queries()} == {NO_ROW}
     with pytest.raises(ValueError, match=r"model\.task=demos"):
         arc_module(arc_data(**options, limit=3))
+
+
+# ---- learning from demos
+
+
+def painted(colour: int, rng: np.random.Generator) -> Task:
+    """Whatever the input, the output is one cell of the task's colour."""
+    pairs = [Pair(as_grid(rng.integers(0, 10, (2, 2))), as_grid([[colour]])) for _ in range(3)]
+    return Task(f"paint{colour}", tuple(pairs), (), "made")
+
+
+def test_a_task_never_seen_is_answered_from_its_demos(monkeypatch):
+    """Trained on the colours 1 to 6 under cyclic shifts; the colours 7 to 9 are new tasks, seen unshifted."""
+    monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
+    rng = np.random.default_rng(0)
+    tasks = [painted(colour, rng) for colour in range(1, 10)]
+    data, other = with_tasks(tasks[:6], batch_size=16), with_tasks(tasks[6:])
+    module = arc_module(data, task="demos", self_condition=SelfCondition(share=0.0)).train()
+    other.conditioning = module.conditioning
+    torch.nn.init.zeros_(module.network.out.weight)
+    order, pairs = arc_batches(data)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    for update in range(60):
+        optimizer.zero_grad()
+        module.training_step(pairs.build(order.shares(update)[0]), 0)["loss"].backward()
+        optimizer.step()
+    batch = other.pairs(other.examples()).build(Share.of(range(9)))
+    noise = replace(batch.answer, colour=(batch.answer.colour + 3) % 10)
+    prefix = module.eval().network.prefix(batch.question)
+    belief = module.network(prefix, module.network.frame(prefix, noise), noise, torch.ones(9))
+    assert (belief.argmax(-1) == batch.answer.colour).all()
