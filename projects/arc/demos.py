@@ -75,22 +75,21 @@ class Shown:
 
     def before(self, inputs: Cells, demos: Cells) -> tuple[Cells, Marks]:
         """Every question's `demos` (these cells, seen in its view), then its input."""
-        lengths = np.bincount(self.question, demos.lengths, inputs.count).astype(np.int64)
-        order, device = weave(lengths, inputs.lengths)[0], inputs.row.device
+        device, grid = inputs.row.device, segments(demos.lengths)
+        ahead = np.bincount(self.question, demos.lengths, inputs.count).astype(np.int64)
+        order, lengths = weave(ahead, inputs.lengths)[0], ahead + inputs.lengths
         here = to_device(order, device)
         colour, row, col = (
             torch.cat([getattr(demos, name), getattr(inputs, name)]).index_select(0, here)
             for name in ("colour", "row", "col")
         )
-        both = lengths + inputs.lengths
-        role, pair = (
-            to_device(np.concatenate([per_grid[segments(demos.lengths)], rest])[order], device)
-            for per_grid, rest in (
-                (np.resize([DEMO_INPUT, DEMO_OUTPUT], len(self.number)), np.full(len(inputs.colour), INPUT)),
-                (self.number, np.zeros(len(inputs.colour), np.int64)),
-            )
+        role = np.resize([DEMO_INPUT, DEMO_OUTPUT], len(self.number))
+        marks = (
+            np.concatenate([mark[grid], np.full(len(inputs.colour), own)])[order]
+            for mark, own in ((role, INPUT), (self.number, 0))
         )
-        return Cells(colour, row, col, to_device(segments(both), device), both), Marks(role, pair)
+        cells = Cells(colour, row, col, to_device(segments(lengths), device), lengths)
+        return cells, Marks(*(to_device(mark, device) for mark in marks))
 
 
 class Demos:

@@ -332,9 +332,8 @@ class ArcModule(LightningModule):
         asked = self.data.queries()
         queries = [asked[seed % len(asked)] for seed in seeds]
         options = replace(self.eval_options, num_steps=self.sampling.steps)
-        told = {"conditioning": self.conditioning}
-        walk = OneWalk(self.network, self.process, options, self.size_options, self.randomness, **told)
-        drawn = walk.drawn(queries, seeds)
+        parts = self.network, self.process, options, self.size_options, self.randomness
+        drawn = OneWalk(*parts, conditioning=self.conditioning).drawn(queries, seeds)
         return [sample_of(query, answer) for query, answer in zip(queries, drawn)]
 
     def draw(self, folder: Path, update: int) -> list[Path]:
