@@ -297,18 +297,19 @@ class ArcData(LightningDataModule):
 
     def training_pool(self) -> TaskSet:
         """All pairs that may train, before the holdout."""
-        sets = [self.fitting(self.material(*name.split(":"))) for name in self.train_sets]
+        sets = [self.fitting(self.material(name)) for name in self.train_sets]
         pool, self.met = identity.guard(joined(sets), self.evaluated, self.overlap)
         return pool
 
-    def material(self, split: str, how: str = "") -> TaskSet:
+    def material(self, name: str) -> TaskSet:
         """The pairs of one training set."""
+        split, _, how = name.partition(":")
         if split == NAME and how.isdigit():
             return invented(0 if self.named else int(how), self.max_size)
         if how not in ("demos", "revealed", "others"):
             raise ValueError(
-                f"data.train_sets has {f'{split}:{how}'!r}; write <split>:demos, <split>:revealed, <split>:others or"
-                f" {NAME}:<number of tasks>"
+                f"data.train_sets has {name!r}; write <split>:demos, <split>:revealed, <split>:others or"
+                f" {NAME}:<number>"
             )
         tasks = self.read(split)
         if how == "others":
