@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from packages.arc.subsets import Holdout
 from packages.arc.tasks import Pair, Task, TaskSet, as_grid
-from projects.arc.data import ArcData, HoldoutOptions, Query
+from projects.arc.data import ArcData, Augment, HoldoutOptions, Query
 from projects.arc.demos import Conditioning, cells_of, content
 from projects.arc.module import SelfCondition
 from projects.arc.network import DEMO_INPUT, DEMO_OUTPUT, INPUT, MAX_DEMOS, NO_ROW, GridDenoiser
 from projects.arc.solving import EvalOptions
 from projects.arc.walking import Denoiser
 from shared.training.batches import Share
-from shared.training.throughput import training_flops
 from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
 
 UNKNOWN = ["46442a0e", "7fe24cdd"]
@@ -255,12 +255,19 @@ def test_a_budget_counts_the_cells_of_demos():
         assert len(chunk) == 1 or 8 * cells < 4000
 
 
-def test_flops_count_the_cells_of_demos(batch, data):
-    plain = arc_data()
-    other = arc_module(plain)
-    order, pairs = arc_batches(plain)
-    module = arc_module(arc_data(), task="demos")
-    assert training_flops(module, batch) > 2 * training_flops(other, pairs.build(order.shares(0)[0]))
+def test_flops_of_a_training_step_with_demos_are_counted_exactly(monkeypatch):
+    """Against torch's count, of grids of one size, so that nothing is padded."""
+    monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
+    rng = np.random.default_rng(0)
+    grids = [[as_grid(rng.integers(0, 10, (4, 6))) for _ in range(2)] for _ in range(18)]
+    tasks = [Task(f"t{n}", tuple(Pair(*pair) for pair in grids[3 * n : 3 * n + 3]), (), "made") for n in range(6)]
+    data = with_tasks(tasks, augment=Augment(d4=False, colour="cycle", translate=False))
+    module = arc_module(data, task="both", width=64, depth=3).to("meta")
+    batch = data.pairs(data.examples(), data.augment).build(Share.of(range(18))).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        module.training_step(batch, 0)
+    assert counter.get_total_flops() == module.flops(batch) + module.extra_flops(batch)
+    assert batch.num_units == 18 * 6 * 24
 
 
 # ---- what the network makes of it
