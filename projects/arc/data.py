@@ -17,8 +17,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from packages.arc import identity, subsets, views
-from packages.arc.invention import NAME, invented
+from packages.arc import identity, invention, subsets, views
 from packages.arc.sources import Source, read_answers, read_questions, reveal
 from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, unknown_id
 from packages.arc.views import Placement, Views, recolour, turned
@@ -284,7 +283,7 @@ class ArcData(LightningDataModule):
         if self.named is None:
             return
         splits = dict.fromkeys([self.split, *(name.partition(":")[0] for name in self.train_sets)])
-        splits.pop(NAME, None)
+        splits.pop(invention.NAME, None)
         known = [_questions(Source(self.dataset, split, self.layout)) for split in splits]
         unknown = sorted(set(self.named).difference(*(tasks.ids for tasks in known)))
         if unknown:
@@ -304,12 +303,12 @@ class ArcData(LightningDataModule):
     def material(self, name: str) -> TaskSet:
         """The pairs of one training set."""
         split, _, how = name.partition(":")
-        if split == NAME and how.isdigit():
-            return invented(0 if self.named else int(how), self.max_size)
+        if split == invention.NAME and how.isdigit():
+            return invention.invented(0 if self.named else int(how), self.max_size)
         if how not in ("demos", "revealed", "others"):
             raise ValueError(
                 f"data.train_sets has {name!r}; write <split>:demos, <split>:revealed, <split>:others or"
-                f" {NAME}:<number>"
+                f" {invention.NAME}:<number>"
             )
         tasks = self.read(split)
         if how == "others":
