@@ -10,8 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from packages.arc.tasks import MAX_SIDE, NUM_COLOURS, Grid, Pair, as_grid
+from packages.arc.tasks import MAX_SIDE, NUM_COLOURS, Grid, Pair, Size, as_grid
 from packages.arc.views import D4_NAMES, NUM_D4, turn
+
+SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
+MOSAICS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3))  # of the families that are drawn
 
 Rearrangement = Callable[[np.ndarray], np.ndarray | None]  # an input to its output, None where it does not apply
 
@@ -74,7 +77,7 @@ def _table(demos: Sequence[Pair], d4: int) -> np.ndarray | None:
 
 
 def _shifts(demos: Sequence[Pair]) -> Iterator[Family]:
-    for dy, dx in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+    for dy, dx in SHIFTS:
         yield Family("shift", str((dy, dx)), partial(_shifted, dy=dy, dx=dx))
 
 
@@ -129,3 +132,48 @@ def _cropped(grid: np.ndarray, window: tuple[slice, slice]) -> np.ndarray | None
     """The window of the grid; None if the grid ends inside it."""
     (rows, cols), (height, width) = window, grid.shape
     return grid[rows, cols] if rows.stop <= height and cols.stop <= width else None
+
+
+# ---- families drawn, not found ----
+
+
+def drawn(kind: int, rng: np.random.Generator, size: Size) -> Family:
+    """A random member of the family number `kind` (modulo their number) that applies to grids of `size` and larger."""
+    return _DRAWN[kind % len(_DRAWN)](rng, size)
+
+
+def _a_symmetry(rng: np.random.Generator, size: Size) -> Family:
+    d4 = int(rng.integers(1, NUM_D4))
+    return Family("symmetry", D4_NAMES[d4], partial(turn, d4=d4))
+
+
+def _a_recolouring(rng: np.random.Generator, size: Size) -> Family:
+    d4 = int(rng.integers(NUM_D4)) * int(rng.integers(2))  # the identity half of the time
+    table = np.concatenate([[0], 1 + rng.permutation(NUM_COLOURS - 1)]).astype(np.uint8)
+    return Family("recolour", D4_NAMES[d4], partial(_recoloured, d4=d4, table=table))
+
+
+def _a_shift(rng: np.random.Generator, size: Size) -> Family:
+    dy, dx = SHIFTS[rng.integers(len(SHIFTS))]
+    return Family("shift", str((dy, dx)), partial(_shifted, dy=dy, dx=dx))
+
+
+def _a_mosaic(rng: np.random.Generator, size: Size) -> Family:
+    rows, cols = MOSAICS[rng.integers(len(MOSAICS))]
+    elements = rng.integers(NUM_D4 // 2, size=(rows, cols)).tolist()  # those that do not swap the sides
+    return Family("mosaic", f"{rows}x{cols}", partial(_assembled, elements=elements))
+
+
+def _a_scale(rng: np.random.Generator, size: Size) -> Family:
+    factor = int(rng.integers(2, 4))
+    return Family("scale", str(factor), partial(_scaled, factor=factor))
+
+
+def _a_crop(rng: np.random.Generator, size: Size) -> Family:
+    height, width = (int(rng.integers(min(2, side), side + 1)) for side in size)
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(size, (height, width)))
+    window = slice(top, top + height), slice(left, left + width)
+    return Family("crop", str((top, left)), partial(_cropped, window=window))
+
+
+_DRAWN = (_a_symmetry, _a_recolouring, _a_shift, _a_mosaic, _a_scale, _a_crop)

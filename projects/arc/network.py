@@ -1,9 +1,10 @@
 """GridDenoiser: a bidirectional transformer over the real cells of a question and its corrupted answer.
 
-Every example is three streams through one stack of blocks. The prefix [task tokens, view tokens, input cells] sees
-itself. The size token sees the prefix and is seen by none, so the size head cannot read the answer's cell count. The
-body [time token, answer cells] sees prefix and body. The prefix is computed once for any number of denoising passes; of
-its last block only keys and values are needed. Knows colours and coordinates; not the process, the loss or the walk.
+Every example is three streams through one stack of blocks. The prefix [task tokens, view tokens, demo cells, input
+cells] sees itself; it has task tokens, demos or both. The size token sees the prefix and is seen by none, so the size
+head cannot read the answer's cell count. The body [time token, answer cells] sees prefix and body. The prefix is
+computed once for any number of denoising passes; of its last block only keys and values are needed. Knows colours and
+coordinates; not the process, the loss or the walk.
 """
 
 #   B examples, N tokens of a stream, M answer cells, D width, S largest side, R task rows, m tokens per task, K = 10
@@ -23,23 +24,29 @@ from shared.networks.backends import KeysValues
 from shared.networks.rotary import Rotation
 
 NUM_COLOURS = 10
-INPUT, OUTPUT = 0, 1
+INPUT, OUTPUT, DEMO_INPUT, DEMO_OUTPUT = 0, 1, 2, 3  # roles of cells
+MAX_DEMOS = 10  # of one example
+NO_ROW = -1  # the row of a task that the network was not trained on
+
+
+@dataclass
+class Marks:
+    """What the cells of a prefix are where demos are among them: N cells."""
+
+    role: Tensor  # [N] int64 INPUT, DEMO_INPUT or DEMO_OUTPUT
+    pair: Tensor  # [N] int64, 0 the question's own, 1..MAX_DEMOS a demo: equal for the two grids of a pair
 
 
 @dataclass
 class Question:
     """What the network is told before it sees any answer: B examples."""
 
-    task: Tensor  # [B] int64 row
+    task: Tensor  # [B] int64 row, NO_ROW for none
     d4: Tensor  # [B] int64 0..7
     colours: Tensor  # [B, 10] int64, where each colour went
-    cells: Cells  # the input grids, already in that view
+    cells: Cells  # the input grids, each behind the demos shown with it, already in that view
     hidden: Tensor | None = None  # [B] bool, True: the input's colours are withheld
-
-    def first(self, count: int) -> Question:
-        """The first `count` examples."""
-        hidden = None if self.hidden is None else self.hidden[:count]
-        return Question(self.task[:count], self.d4[:count], self.colours[:count], self.cells.first(count), hidden)
+    marks: Marks | None = None  # None: there are no demos
 
 
 @dataclass
@@ -93,8 +100,9 @@ class ViewTokens(nn.Module):
 class GridDenoiser(nn.Module):
     """(question, x_t, t) -> belief of the clean answer, logits [M, 10].
 
-    rows: task rows R. side: largest grid side S. task_tokens: m per task. mlp_multiple: the SwiGLU width is 8/3 of the
-    width rounded up to it. Parameters: see `configs/arc`, where every count is stated and held by a test.
+    rows: task rows R, 0 without task tokens. side: largest grid side S. task_tokens: m per task. demos: it reads them;
+    with rows, too, it learns a row for tasks that have none. mlp_multiple: the SwiGLU width is 8/3 of the width rounded
+    up to it. Parameters: see `configs/arc`, where every count is stated and held by a test.
     """
 
     def __init__(
@@ -109,15 +117,18 @@ class GridDenoiser(nn.Module):
         mlp_multiple: int = 64,
         dropout: float = 0.0,
         embedding_std: float = 0.3,
+        demos: bool = False,
     ):
         super().__init__()
-        self.side, self.task_tokens = side, task_tokens
+        self.side, self.task_tokens = side, task_tokens if rows else 0
         self.colour = nn.Embedding(NUM_COLOURS, width)
         self.withheld = nn.Embedding(1, width)
-        self.role = nn.Embedding(2, width)
+        self.role = nn.Embedding(4 if demos else 2, width)
         self.row = nn.Embedding(side, width // 2)
         self.col = nn.Embedding(side, width // 2)
-        self.tasks = nn.Embedding(rows, task_tokens * width)
+        self.tasks = nn.Embedding(rows, task_tokens * width) if rows else None
+        self.no_row = nn.Embedding(1, task_tokens * width) if rows and demos else None
+        self.pair = nn.Embedding(1 + MAX_DEMOS, width) if demos else None
         self.view = ViewTokens(width, colours)
         self.size_token = nn.Embedding(1, width)
         self.time = LevelEmbedding(width, features=256)
@@ -139,8 +150,8 @@ class GridDenoiser(nn.Module):
         """Start the weights anew, from the global generator."""
         initialise(self, len(self.blocks), embedding_std=self.embedding_std)
 
-    def embed(self, cells: Cells, colour_ND: Tensor, role: int) -> Tensor:
-        """Colour + place + role -> [N, D]."""
+    def embed(self, cells: Cells, colour_ND: Tensor, role: int | Tensor) -> Tensor:
+        """Colour + place + role -> [N, D]. role: of all cells, or [N]."""
         place_ND = torch.cat([self.row(cells.row), self.col(cells.col)], 1)
         return colour_ND + place_ND + self.role.weight[role]
 
@@ -150,17 +161,38 @@ class GridDenoiser(nn.Module):
         still = place_N2.new_zeros(before * cells.count, 2)
         return self.rotary.rotation(torch.cat([still, place_N2]).index_select(0, order))
 
+    def named(self, task: Tensor) -> Tensor:
+        """The task tokens of rows [B] -> [B, task_tokens * D]."""
+        if self.no_row is None:
+            return self.tasks(task)
+        return torch.where((task == NO_ROW)[:, None], self.no_row.weight, self.tasks(task.clamp(min=0)))
+
+    def told(self, question: Question) -> Tensor:
+        """Task and view [B, T, D]."""
+        view_BTD = self.view(question.d4, question.colours)
+        if self.tasks is None:
+            return view_BTD
+        return torch.cat([self.named(question.task).unflatten(1, (self.task_tokens, -1)), view_BTD], 1)
+
+    def shown(self, question: Question) -> Tensor:
+        """Demo and input cells [N, D]."""
+        cells, marks, hidden_B = question.cells, question.marks, question.hidden
+        colour_ND = self.colour(cells.colour)
+        if hidden_B is not None:
+            hidden_N = hidden_B[cells.segment]
+            hidden_N = hidden_N if marks is None else hidden_N & (marks.role == INPUT)
+            colour_ND = torch.where(hidden_N[:, None], self.withheld.weight, colour_ND)
+        if marks is None:
+            return self.embed(cells, colour_ND, INPUT)
+        return self.embed(cells, colour_ND, marks.role) + self.pair(marks.pair)
+
     def prefix(self, question: Question) -> Prefix:
         """Reads the question once."""
         cells, device = question.cells, question.task.device
-        colour_ND = self.colour(cells.colour)
-        if question.hidden is not None:
-            colour_ND = torch.where(question.hidden[cells.segment, None], self.withheld.weight, colour_ND)
-        task_BTD = self.tasks(question.task).unflatten(1, (self.task_tokens, -1))
-        said_BTD = torch.cat([task_BTD, self.view(question.d4, question.colours)], 1)
+        said_BTD = self.told(question)
         before = said_BTD.shape[1]
         order = to_device(weave(before, cells.lengths)[0], device)
-        x_ND = torch.cat([said_BTD.flatten(0, 1), self.embed(cells, colour_ND, INPUT)]).index_select(0, order)
+        x_ND = torch.cat([said_BTD.flatten(0, 1), self.shown(question)]).index_select(0, order)
         lengths = cells.lengths + before
         memory = self.remember(x_ND, Layout.of(lengths, device), self.rotation(before, cells, order))
         return Prefix(memory, lengths, self.size_logits(memory, lengths))

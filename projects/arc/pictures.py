@@ -10,7 +10,7 @@ import torch
 
 from packages.arc import draw
 from packages.arc.tasks import Grid
-from projects.arc.data import Example, PairBatches, Query
+from projects.arc.data import Example, Query
 from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment
 from shared.training.batches import Share
@@ -67,8 +67,7 @@ def draw_denoising(module: ArcModule, folder: Path) -> Path:
 
 def _walks(module: ArcModule, examples: list[Example]) -> list[draw.Walk]:
     device, steps = module.network.out.weight.device, module.eval_options.num_steps
-    pairs = PairBatches(examples, module.data.side, None, module.randomness).to(device)
-    batch = pairs.build(Share.of(range(len(examples))))
+    batch = module.data.pairs(examples).to(device).build(Share.of(range(len(examples))))
     prefix, places = module.network.prefix(batch.question), batch.answer
     rng = PerSegment(
         [module.randomness.sample(("denoising", n), device) for n in range(len(examples))], places.lengths.tolist()

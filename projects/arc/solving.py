@@ -21,6 +21,7 @@ from packages.arc.views import Views
 from packages.arc.vote import Attempt, Ballot, Candidate
 from projects.arc import size as sizing
 from projects.arc.data import Query, ask, viewed_sizes
+from projects.arc.demos import Conditioning
 from projects.arc.network import GridDenoiser, Prefix
 from projects.arc.packing import GridStore, blank
 from projects.arc.size import SizeOptions, Sizes
@@ -77,6 +78,7 @@ class Solver:
     randomness: Randomness
     colours: str = "permute"
     d4: bool = True
+    conditioning: Conditioning = Conditioning()  # noqa: RUF009 (frozen)
 
     def all(self, queries: Sequence[Query], say: Callable[[str], None] | None = None) -> list[Answered]:
         """Answers in the order of the queries. say: told of progress about every 10 seconds."""
@@ -105,7 +107,7 @@ class Solver:
         chunk: list[Query] = []
         tokens = 0
         for query in queries:
-            cost = self.walks * (2 * query.grid.size + 8)
+            cost = self.walks * (2 * query.grid.size + self.conditioning.cells(query.task.demos) + 8)
             if chunk and tokens + cost > self.options.max_tokens:
                 yield chunk
                 chunk, tokens = [], 0
@@ -149,7 +151,9 @@ class Solver:
         store = GridStore([query.grid for query in queries], self.device)
         which = np.repeat(np.arange(len(queries)), self.walks)
         rows = np.array([query.row for query in queries])[which]
-        return self.network.prefix(ask(rows, store.cells(which), store.size[which], seen))
+        demos = self.conditioning.demos([query.task.demos for query in queries], self.device)
+        shown = demos and demos.show(which)
+        return self.network.prefix(ask(rows, store.cells(which), store.size[which], seen, shown=shown))
 
     def sizes(self, queries: list[Query], prefix: Prefix, d4: Tensor) -> list[Sizes]:
         logits = prefix.size_logits.cpu().split(self.walks)

@@ -38,7 +38,7 @@ def arc_module(data: ArcData, seed: int = 0, **options) -> ArcModule:
 def arc_batches(data: ArcData, **options) -> tuple[StatelessBatches, PairBatches]:
     """The order of batches, and what builds them."""
     examples = data.examples()
-    return data.order(examples, **options), PairBatches(examples, data.max_size, data.augment, data.randomness)
+    return data.order(examples, **options), data.pairs(examples, data.augment)
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_held_out_pairs_never_train_and_are_all_that_validates():
     ("options", "words"),
     [
         ({"tasks": ["nosuch"]}, "unknown task 'nosuch'"),
-        ({"train_sets": ["training"]}, "<split>:demos or <split>:revealed"),
+        ({"train_sets": ["training"]}, "<split>:demos, <split>:revealed, <split>:others or invented:<number>"),
         ({"tasks": ["007bbfb7"], "max_size": 5}, "set --data.max_size=9"),
         ({"dataset": "arc9"}, "unknown dataset"),
         ({"train_sets": ["training:revealed"]}, "it is evaluated"),

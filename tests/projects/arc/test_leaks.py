@@ -8,9 +8,7 @@ import torch
 
 from packages.arc.sources import export
 from projects.arc.data import ArcData, Augment, HoldoutOptions
-from projects.arc.size import SizeOptions
-from projects.arc.solving import EvalOptions, Solver
-from shared.training.randomness import Randomness
+from projects.arc.solving import EvalOptions
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_module
 
 SENTINELS = {"a colour": [[7]], "31 x 31": [[7] * 31] * 31, "no grid at all": "hidden"}
@@ -58,11 +56,11 @@ def _data(folder: Path) -> ArcData:
     )
 
 
-def _trace(folder: Path, monkeypatch) -> dict:
+def _trace(folder: Path, monkeypatch, task: str) -> dict:
     """Everything a run does before scoring: pools, batches, three updates, held-out pairs, sizes, answers."""
     monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
     data = _data(folder)
-    module = arc_module(data).train()
+    module = arc_module(data, task=task).train()
     order, pairs = arc_batches(data)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     losses = []
@@ -74,8 +72,7 @@ def _trace(folder: Path, monkeypatch) -> dict:
         losses.append(loss.item())
     module.eval()
     options = EvalOptions(num_steps=2, views=4)
-    solver = Solver(module.network, module.process, options, SizeOptions(), Randomness(), "cycle")
-    answered = solver.all(data.queries())
+    answered = module.solver(options).all(data.queries())
     return {
         "describe": data.describe(),
         "ids": data.task_ids,
@@ -87,19 +84,20 @@ def _trace(folder: Path, monkeypatch) -> dict:
     }
 
 
-@pytest.mark.parametrize("sentinel", SENTINELS)
-def test_hidden_outputs_change_nothing_before_the_score(plain, tmp_path, monkeypatch, sentinel):
+@pytest.mark.parametrize(("sentinel", "task"), [*((sentinel, "rows") for sentinel in SENTINELS), ("a colour", "both")])
+def test_hidden_outputs_change_nothing_before_the_score(plain, tmp_path, monkeypatch, sentinel, task):
     def hide(raw):
         raw["test"] = [{"input": test["input"], "output": SENTINELS[sentinel]} for test in raw["test"]]
 
     other = _with(plain, tmp_path, hide)
-    assert _trace(plain, monkeypatch) == _trace(other, monkeypatch)
+    assert _trace(plain, monkeypatch, task) == _trace(other, monkeypatch, task)
 
 
-def test_the_trace_would_notice_a_leak(plain, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["rows", "both"])
+def test_the_trace_would_notice_a_leak(plain, tmp_path, monkeypatch, task):
     """The same comparison does fail when one visible output changes."""
 
     def show(raw):
         raw["train"][0]["output"] = [[7] * len(row) for row in raw["train"][0]["output"]]
 
-    assert _trace(plain, monkeypatch) != _trace(_with(plain, tmp_path, show), monkeypatch)
+    assert _trace(plain, monkeypatch, task) != _trace(_with(plain, tmp_path, show), monkeypatch, task)
