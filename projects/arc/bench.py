@@ -1,6 +1,7 @@
-"""Speed of the line, measured in pairs: `python -m projects.arc.bench packing|views|vote72`.
+"""Speed of the line, measured in pairs: `python -m projects.arc.bench packing|compat|views|vote72`.
 
-packing: one training step over packed cells against the same step padded to 30 x 30, same weights, same logits. views:
+packing: one training step over packed cells against the same step padded to 30 x 30, same weights, same logits. compat:
+against a step of the earlier system's network of the same width and depth, its size pass included. views:
 augmentation and collation. vote72: one 20 x 20 query under 72 views. Results are printed and kept in runs/arc/bench/.
 """
 
@@ -18,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from packages.arc.tasks import Task, as_grid
 from projects.arc.data import ArcData, Augment, Grids, HoldoutOptions, PairBatches, Query
+from projects.arc.dense import DenseDenoiser
 from projects.arc.module import Noise
 from projects.arc.network import INPUT, OUTPUT, GridDenoiser
 from projects.arc.packing import Cells
@@ -50,7 +52,7 @@ def network(rows: int, width: int = 128, depth: int = 2) -> GridDenoiser:
 # --- packing
 
 
-def packed_logits(net: GridDenoiser, batch: Grids, t: Tensor) -> Tensor:
+def packed_logits(net: GridDenoiser | DenseDenoiser, batch: Grids, t: Tensor) -> Tensor:
     prefix = net.prefix(batch.question)
     return net(prefix, net.frame(prefix, batch.answer), batch.answer, t)
 
@@ -118,7 +120,19 @@ def packing(batch_size: int = 16, pairs: int = 4) -> dict[str, Any]:
     }
 
 
-def _step(net: GridDenoiser, logits_of: Callable[..., Tensor], batch: Grids, t: Tensor) -> tuple[Tensor, float]:
+def compat(batch_size: int = 16, pairs: int = 3) -> dict[str, Any]:
+    """Ratio of a step of the earlier system's network (without its dropout) to a packed one, median of pairs."""
+    order, builder, rows = pool(batch_size)
+    net, t = network(rows), torch.arange(1, batch_size + 1) / batch_size
+    earlier, ratios = DenseDenoiser(rows, Noise(0.02).process().schedule, 128, 2, 4, 128, dropout=0.0), []
+    for update in range(pairs + 1):
+        batch = builder.build(order.shares(update)[0])
+        (_, packed_s), (_, dense_s) = (_step(each, packed_logits, batch, t) for each in (net, earlier))
+        ratios.append(dense_s / packed_s)
+    return {"ratio": median(ratios[1:]), "ratios": ratios[1:], "goal": "none stated"}
+
+
+def _step(net: nn.Module, logits_of: Callable[..., Tensor], batch: Grids, t: Tensor) -> tuple[Tensor, float]:
     net.zero_grad()
     start = time.perf_counter()
     logits = logits_of(net, batch, t)
@@ -162,7 +176,12 @@ def vote72(steps: int = 8) -> dict[str, Any]:
     return {"seconds": median(seconds), "goal": "5"}
 
 
-BENCHES: dict[str, Callable[[], dict[str, Any]]] = {"packing": packing, "views": views, "vote72": vote72}
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
+    "packing": packing,
+    "compat": compat,
+    "views": views,
+    "vote72": vote72,
+}
 
 
 def main(names: list[str]) -> int:

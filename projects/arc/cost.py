@@ -1,11 +1,15 @@
 """Forward FLOPs of the three streams of `GridDenoiser`, from the real lengths of a batch and without running anything.
 
 The prefix of the last block needs keys and values only, and the size token is a stream of one token per example; so
-the count follows `network.py` line by line. Knows lengths on the host; not what training does with the passes.
+the count follows `network.py` line by line. To `DenseDenoiser` an empty cell is a token as any other: its boards are
+counted whole. Knows lengths on the host; not what training does with the passes.
 """
+
+from functools import singledispatch
 
 import numpy as np
 
+from projects.arc.dense import BOARD, DenseDenoiser
 from projects.arc.network import GridDenoiser
 from shared.networks import flops
 
@@ -15,6 +19,7 @@ def prefix_lengths(net: GridDenoiser, cells: np.ndarray) -> np.ndarray:
     return cells + net.task_tokens + net.view.count
 
 
+@singledispatch
 def reading(net: GridDenoiser, cells: np.ndarray) -> int:
     """Prefixes of questions whose inputs have `cells` [B] cells, and the belief about the answers' sizes."""
     lengths, count = prefix_lengths(net, cells), len(cells)
@@ -25,6 +30,7 @@ def reading(net: GridDenoiser, cells: np.ndarray) -> int:
     return own + sum(flops.block(block, count, seen) for block in net.blocks) + flops.matrices(net.size, count)
 
 
+@singledispatch
 def denoising(net: GridDenoiser, cells: np.ndarray, answers: np.ndarray, believed: int = 0) -> int:
     """One pass over answers of `answers` [B] cells; `believed` of the cells carry an earlier belief."""
     own, tokens = answers + 1, int(answers.sum())
@@ -32,3 +38,22 @@ def denoising(net: GridDenoiser, cells: np.ndarray, answers: np.ndarray, believe
     body = sum(flops.block(block, int(own.sum()), seen) for block in net.blocks)
     read = flops.matrices(net.time, len(own)) + flops.matrices(net.belief, believed)
     return body + read + flops.matrices(net.out, tokens)
+
+
+@reading.register
+def _(net: DenseDenoiser, cells: np.ndarray) -> int:
+    count = len(cells)
+    return _encoding(net, count, 2 + net.view.count + BOARD) + flops.matrices(net.size_head, count)
+
+
+@denoising.register
+def _(net: DenseDenoiser, cells: np.ndarray, answers: np.ndarray, believed: int = 0) -> int:
+    count = len(answers)
+    read = flops.matrices(net.level, count) + flops.matrices(net.belief, believed)
+    return _encoding(net, count, 2 + net.view.count + 2 * BOARD) + read + flops.matrices(net.out, count * BOARD)
+
+
+def _encoding(net: DenseDenoiser, count: int, length: int) -> int:
+    """Of `count` sequences through all blocks, every token seeing every token."""
+    width, pairs = net.out.in_features, count * length**2
+    return sum(flops.matrices(block, count * length) + 4 * width * pairs for block in net.blocks)

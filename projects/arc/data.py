@@ -223,6 +223,7 @@ class ArcData(LightningDataModule):
         holdout: HoldoutOptions = HoldoutOptions(),  # noqa: B008
         batch_size: int | None = 192,
         batch_units: int | None = None,
+        micro_batch: int | Literal["auto"] = "auto",
     ):
         super().__init__()
         self.dataset, self.layout, self.split, self.train_sets = dataset, layout, split, train_sets
@@ -230,7 +231,7 @@ class ArcData(LightningDataModule):
         self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
         self.eval_weight, self.overlap = eval_weight, overlap
         self.augment, self.holdout = augment, holdout
-        self.batch_size, self.batch_units = batch_size, batch_units
+        self.batch_size, self.batch_units, self.micro_batch = batch_size, batch_units, micro_batch
         self.randomness = Randomness()
         self.conditioning = Conditioning()  # of the network, which says so when it adopts the data
         self.side = max_size  # of the network: its largest grid

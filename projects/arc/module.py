@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from projects.arc import cost
+from projects.arc.compat import Compat, Earlier, Own
 from projects.arc.data import ArcData, Grids, Query
 from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
@@ -27,7 +28,7 @@ from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
-from shared.objectives import by_level, segment_mean, share
+from shared.objectives import by_level, segment_mean
 from shared.processes import Uniform, cosine, squared, with_floor
 from shared.processes.categorical import Redraw
 from shared.processes.draws import PerSegment
@@ -74,10 +75,11 @@ class ArcModule(LightningModule):
 
     condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss. task:
     what tells the network its task, a row learnt for it, its demos, or both; demo_cells, demo_order: how many cells of
-    demos at most, and whether their order counts (see `demos.Conditioning`).
+    demos at most, and whether their order counts (see `demos.Conditioning`). compat: the earlier system in place of
+    this one.
     """
 
-    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$"
+    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$|^size_head\.layers\.\d$"
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class ArcModule(LightningModule):
         noise: Noise = Noise(),  # noqa: B008
         eval: EvalOptions = EvalOptions(),  # noqa: B008
         size: SizeOptions = SizeOptions(),  # noqa: B008
+        compat: Compat | None = None,
     ):
         super().__init__()
         self.sizes = {
@@ -111,7 +114,7 @@ class ArcModule(LightningModule):
         self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
         self.eval_options, self.size_options = eval, size
         self.conditioning = Conditioning(task, demo_cells, demo_order)
-        self.process = noise.process()
+        self.process, self.recipe = noise.process(), Earlier(compat) if compat else Own()
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
@@ -121,6 +124,7 @@ class ArcModule(LightningModule):
     def adopt(self, data: ArcData, checkpoint: Mapping[str, Any] | None, extend: bool = False) -> None:
         """Take from the checkpoint that will be loaded, or from the data, which task has which row, and the side."""
         data.conditioning = self.conditioning
+        self.recipe.prepare(data)
         if said := (checkpoint or {}).get("tasks"):
             data.built_for(said["side"], tuple(said["ids"]), extend)
         self.data, self.augment = data, data.augment
@@ -144,7 +148,9 @@ class ArcModule(LightningModule):
         return [Rows("tasks", [rows[id] for id in self.data.task_ids])]
 
     def configure_model(self) -> None:
-        if self.network is None:
+        if self.network is None and isinstance(self.recipe, Earlier):
+            self.network = self.recipe.network(self)
+        elif self.network is None:
             colours = "permute" if self.augment.colour == "permute" else "cycle"
             told = self.conditioning
             rows, side = len(self.task_ids) if told.has_rows else 0, self.data.side
@@ -171,32 +177,28 @@ class ArcModule(LightningModule):
     def flops(self, batch: Grids) -> int:
         """Of the forward passes of a training step that have a backward: the question once, the answer once."""
         asked, answers = batch.question.cells.lengths, batch.answer.lengths
-        believed = int(answers[: self.believed(len(answers))].sum())
+        believed = int(answers[: self.recipe.believed(self, batch)].sum())
         return cost.reading(self.network, asked) + cost.denoising(self.network, asked, answers, believed)
 
     def extra_flops(self, batch: Grids) -> int:
         """Of the pass without a backward that gives the first examples their earlier belief."""
-        count = self.believed(batch.answer.count)
+        count = self.recipe.believed(self, batch)
         asked, answers = batch.question.cells.lengths[:count], batch.answer.lengths[:count]
         return cost.denoising(self.network, asked, answers) if count else 0
-
-    def believed(self, count: int) -> int:
-        """How many of `count` examples see an earlier belief."""
-        return int(count * self.self_condition.share)
 
     # --- training
 
     def training_step(self, batch: Grids, index: int) -> dict[str, Any]:
         x0, rng = batch.answer, self.path(batch)
-        t = self.randomness.times(batch.share, device=x0.row.device)  # [B]
+        t = self.recipe.times(self, batch, rng)  # [B]
         noise = self.process.draw(x0.colour, rng)
         prefix = self.network.prefix(self.withheld(batch.question, rng))
         frame = self.network.frame(prefix, x0)
-        belief = self.earlier_belief(prefix, x0, noise, t, rng)
+        belief = self.recipe.heard(self, batch, t, self.earlier_belief(prefix, batch, noise, t, rng))
         logits = self.network(prefix, frame, self.corrupted(x0, noise, t), t, belief)
         loss = self.cell_loss(logits, x0)  # [B]
         size_loss = F.cross_entropy(prefix.size_logits.float(), batch.size, reduction="none")  # [B]
-        total = share(loss + self.size_weight * size_loss, batch.global_samples, batch.shards)
+        total = self.recipe.total(batch, loss, self.size_weight * size_loss)
         return {"loss": total, "logs": self.logs(batch, logits, prefix.size_logits, loss, size_loss, t)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
@@ -219,13 +221,13 @@ class ArcModule(LightningModule):
         return replace(x0, colour=self.process.corrupt(x0.colour, noise, t[x0.segment]))
 
     def earlier_belief(
-        self, prefix: Prefix, x0: Cells, noise: Redraw, t: Tensor, rng: torch.Generator
+        self, prefix: Prefix, batch: Grids, noise: Redraw, t: Tensor, rng: torch.Generator
     ) -> Tensor | None:
         """What the network believed a moment earlier on the path, of the first examples (batches are shuffled)."""
-        count = self.believed(x0.count)
+        count = self.recipe.believed(self, batch)
         if not count:
             return None
-        some, before = x0.first(count), t[:count]
+        some, before = batch.answer.first(count), t[:count]
         if self.self_condition.at == "earlier":
             before = before + (1 - before) * torch.rand(before.shape, generator=rng, device=t.device)
         n = len(some.colour)
