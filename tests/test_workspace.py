@@ -45,6 +45,8 @@ def house(tmp_path) -> Path:
         place(tmp_path / f"configs/arc/{name}.yaml")
     for name in ("cpu", "h200"):
         place(tmp_path / f"configs/hardware/{name}.yaml")
+    for name in ("longer", "first/longer"):
+        place(tmp_path / f"configs/arc/{name}.yaml", "# overlay: no size\n")
     place(tmp_path / "projects/arc/__main__.py")
     place(tmp_path / "runs/arc/nano/001/config.yaml")
     return tmp_path
