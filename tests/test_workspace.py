@@ -149,6 +149,9 @@ MISTAKES = {
     "train PROJECT=arc STAGE=fist": (
         "STAGE=fist does not exist in configs/arc; choose one of: first. Did you mean first?"
     ),
+    "train PROJECT=arc STAGE=first SIZE=longer": (
+        "SIZE=longer does not exist in configs/arc; choose one of: nano, smol, compat/test."
+    ),
     "config PROJECT=arc HW=b9": "HW=b9 does not exist; choose one of: cpu, h200.",
     "train PROJECT=arc RESUME=yes": "RESUME=yes does not exist; choose one of: 1, 0, auto, true, false.",
     "bench PROJECT=arc BENCH=x": "arc has no measurements of its own: there is no bench.py in its folder.",

@@ -127,6 +127,7 @@ class ArcModule(LightningModule):
         self.recipe.prepare(data)
         if said := (checkpoint or {}).get("tasks"):
             data.built_for(said["side"], tuple(said["ids"]), extend)
+            data.require_unseen(said.get("pool", ()))
         self.data, self.augment = data, data.augment
         data.queries()  # an evaluated task without a row is refused before anything starts
 
@@ -167,7 +168,7 @@ class ArcModule(LightningModule):
             checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids)}
+        checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids), **self.data.fingerprint()}
 
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)

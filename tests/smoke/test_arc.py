@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from packages.arc.subsets import read_ids
 from tests.lines import ROOT, Line
 
 pytestmark = [
@@ -55,6 +56,16 @@ def test_an_ablation_scores_every_change_once(whole, capsys):
     names = [line.partition(":")[0] for line in lines]
     assert len(set(names)) == len(names) == 16 and names[0] == "as configured"
     assert {"steps 1", "views 72", "vote loglik", "orientation unswapped", "size head", "raw weights"} <= set(names)
+
+
+def test_the_hardest_tasks_are_a_file_for_a_subset(whole, tmp_path):
+    """The smoke run holds out the demos of half of its tasks."""
+    out = tmp_path / "hard.txt"
+    ARC.run("hardest", f"--ckpt_path={whole}", "--hardest.count=1", f"--hardest.out={out}")
+    (id,) = read_ids(out)
+    assert id in ("25ff71a9", "3c9b0459", "6150a2bd", "d037b0a7") and "of votes wrong" in out.read_text()
+    with pytest.raises(SystemExit):
+        ARC.run("hardest", f"--ckpt_path={whole}", "--hardest.count=5")
 
 
 @pytest.mark.parametrize(

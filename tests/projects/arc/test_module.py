@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from packages.arc.tasks import TaskSet
 from projects.arc.module import ArcModule, SelfCondition
 from projects.arc.network import GridDenoiser
 from projects.arc.walking import Denoiser, walk
 from shared.training import adapting, lora, pretrained
-from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +139,30 @@ def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
     assert loaded.task_ids == ("3c9b0459", "6d0aefbc")
     loaded.adopt(other, stored)
     assert loaded.task_ids == data.task_ids
+
+
+def stored_by(data) -> dict:
+    """What a module trained on that data leaves in its checkpoint."""
+    stored: dict = {}
+    arc_module(data).on_save_checkpoint(stored)
+    return stored
+
+
+def test_a_checkpoint_that_saw_the_answer_of_a_query_is_not_judged_by_it(data):
+    """One that saw a task's demos is; one that saw its test pairs as well is not, be it adapted in between."""
+    demos = stored_by(data)
+    shown = arc_data(tasks=TASKS[:2], split="evaluation", train_sets=["training:revealed"])
+    shown.evaluated = TaskSet((), "none", "")  # pools are checked against what is evaluated; here nothing is
+    revealed = stored_by(shown)
+    asked = arc_data(tasks=TASKS[:2])
+    arc_module(data).adopt(asked, demos)
+    with pytest.raises(ValueError, match=r"trained on the inputs of 3 of 3 evaluated queries \(25ff71a9#0, .*allow"):
+        arc_module(data).extend(arc_data(tasks=TASKS[:2]), revealed)
+    arc_module(data).extend(arc_data(tasks=TASKS[:2], overlap="allow"), revealed)
+    between = arc_data(tasks=TASKS[2:4])
+    arc_module(between).extend(between, revealed)
+    with pytest.raises(ValueError, match="trained on the inputs"):
+        arc_module(data).extend(arc_data(tasks=TASKS[:2]), stored_by(between))
 
 
 def test_an_unknown_task_has_no_row_and_gets_no_default():
