@@ -23,7 +23,7 @@ from projects.arc.data import ArcData, Grids, Query
 from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
-from projects.arc.packing import Cells
+from projects.arc.packing import Cells, commonest
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions, OneWalk, Solver
@@ -245,17 +245,22 @@ class ArcModule(LightningModule):
     def logs(
         self, batch: Grids, logits: Tensor, size_logits: Tensor, loss: Tensor, size_loss: Tensor, t: Tensor
     ) -> dict[str, Any]:
-        right = segment_mean((logits.argmax(-1) == batch.answer.colour).float(), batch.answer.segment, len(t))
-        levels = {f"ce_{name}_noise": value for name, value in by_level(loss, t).items()}
+        answer = batch.answer
+        right = segment_mean((logits.argmax(-1) == answer.colour).float(), answer.segment, len(t))
+        by_noise = by_level(loss, t)
+        levels = {f"ce_{name}_noise": value for name, value in by_noise.items()}
         accuracies = {f"cell_acc_{name}_noise": value for name, value in by_level(right, t).items()}
+        counts = {f"count_{name}_noise": count.float() * batch.shards for name, (_, count) in by_noise.items()}
         return {
             "ce": loss.detach().mean(),
             "cell_acc": right.mean(),
             "grid_exact": (right == 1).float().mean(),
             "size_ce": size_loss.detach().mean(),
             "size_acc": (size_logits.argmax(-1) == batch.size).float().mean(),
+            "majority_floor": commonest(answer, NUM_COLOURS).mean(),
             **levels,
             **accuracies,
+            **counts,  # examples of an update
         }
 
     # --- held-out demo pairs

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from packages.arc.subsets import read_ids
 from tests.lines import ROOT, Line
@@ -56,6 +57,16 @@ def test_an_ablation_scores_every_change_once(whole, capsys):
     names = [line.partition(":")[0] for line in lines]
     assert len(set(names)) == len(names) == 16 and names[0] == "as configured"
     assert {"steps 1", "views 72", "vote loglik", "orientation unswapped", "size head", "raw weights"} <= set(names)
+
+
+def test_a_run_that_is_not_finite_stops_and_keeps_the_grids_it_saw(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        ARC.run(*ARC.fit(tmp_path, "x", "--optim.lr=1e30", "--optim.warmup=0"))
+    assert "is not finite" in capsys.readouterr().err
+    (file,) = ARC.folder(tmp_path).glob("x/nonfinite-*.pt")
+    (batch,) = torch.load(file, weights_only=True)["ranks"][0]["batches"]
+    assert len(batch["answer"]["colour"]) == int(batch["answer"]["lengths"].sum()) > 0
+    assert len(batch["question"]["cells"]["colour"]) > 0
 
 
 def test_the_hardest_tasks_are_a_file_for_a_subset(whole, tmp_path):

@@ -4,14 +4,18 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from packages.arc.tasks import TaskSet
 from projects.arc.module import ArcModule, SelfCondition
 from projects.arc.network import GridDenoiser
+from projects.arc.packing import GridStore, commonest
 from projects.arc.walking import Denoiser, walk
-from shared.training import adapting, lora, pretrained
+from shared.training import adapting, hardware, lora, optim, pretrained
+from tests.lines import ROOT
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
 
@@ -125,9 +129,59 @@ def test_logs_count_every_example_once(data, batch):
     for kind in ("ce", "cell_acc"):
         counts = [logs[f"{kind}_{level}_noise"][1] for level in ("low", "mid", "high")]
         assert int(sum(counts)) == batch.num_samples
+    assert sum(logs[f"count_{level}_noise"] for level in ("low", "mid", "high")) == batch.num_samples
     sums = sum(logs[f"ce_{level}_noise"][0] for level in ("low", "mid", "high"))
     assert torch.isclose(sums / batch.num_samples, logs["ce"], atol=1e-5)
     assert not any(v.requires_grad for value in logs.values() for v in (value if isinstance(value, tuple) else [value]))
+
+
+def test_counts_of_micro_batches_are_those_of_the_update(data):
+    """Logs are averaged over micro-batches, so each stands for all of them."""
+    split, pairs = arc_batches(data, accumulate=4)
+    module = arc_module(data)
+    logs = [module.training_step(pairs.build(share), 0)["logs"] for share in split.shares(0)]
+    assert sum(each[f"count_{level}_noise"] for each in logs for level in ("low", "mid", "high")) / 4 == 8
+
+
+def test_the_floor_is_what_one_colour_gets_right():
+    cells = GridStore([np.array([[1, 1, 2]]), np.array([[5]]), np.array([[0, 1], [2, 3]])]).cells(np.arange(3))
+    assert commonest(cells, 10).tolist() == pytest.approx([2 / 3, 1, 1 / 4])
+
+
+def test_rows_learn_at_a_rate_of_their_own_without_decay(data):
+    """As the sizes say it; every matrix decays, no other embedding does."""
+    said = yaml.safe_load((ROOT / "configs/arc/base.yaml").read_text())["optim"]
+    recipe = optim.Recipe(**{**said, "lr": 1e-3, "groups": [optim.Group(**group) for group in said["groups"]]})
+    network = arc_module(data).network
+    found = {id(p): group for group in optim.groups(network, recipe) for p in group["params"]}
+    rates = {name: (found[id(p)]["lr"], found[id(p)]["weight_decay"]) for name, p in network.named_parameters()}
+    assert rates["tasks.weight"] == (1e-2, 0.0) and rates["colour.weight"] == (1e-3, 0.0)
+    assert rates["blocks.0.mlp.up.weight"] == (1e-3, 0.1) and rates["norm.weight"] == (1e-3, 0.0)
+    assert [name for name, (rate, _) in rates.items() if rate != 1e-3] == ["tasks.weight"]
+
+
+def test_what_is_compiled_is_the_loss_path_and_few_graphs_serve_all_shapes(data, monkeypatch):
+    """Each pass through a block is one call of a compiled graph. As on a card, the layout has no groups."""
+    made, calls = [], []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return lambda *given: calls.append(graph) or graph.forward(*given)
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: compiler(*given, **options | {"backend": backend}))
+    monkeypatch.setenv("ATTENTION", "mask")
+    torch._dynamo.reset()
+    module, (order, pairs) = arc_module(data).train(), arc_batches(data)
+    plain = arc_module(data).train()
+    hardware.apply(hardware.HardwareOptions(compile="blocks"), module.network)
+    for update in range(4):
+        calls.clear()
+        batch = pairs.build(order.shares(update)[0])
+        loss, _ = step(module, batch)
+        assert len(calls) == 1 + 2 + 2 + 2  # prefix but for its last block, size token, earlier belief, body
+        assert torch.allclose(loss["loss"], step(plain, batch)[0]["loss"], atol=1e-5)
+    assert len(made) <= 8
 
 
 def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
