@@ -407,7 +407,8 @@ class ArcData(LightningDataModule):
             seed=self.randomness.seed,
             batch_size=self.batch_size,
             batch_units=self.batch_units,
-            lengths=[e.cells + self.conditioning.cells(e.demos) for e in examples] if self.batch_units else None,
+            lengths=[e.cells + self.conditioning.cells(e.demos) for e in examples],
+            balance=True,
             weights=[e.weight for e in examples] if self.eval_weight != 1 else None,
             **place,
         )

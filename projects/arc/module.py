@@ -157,6 +157,9 @@ class ArcModule(LightningModule):
             rows, side = len(self.task_ids) if told.has_rows else 0, self.data.side
             sizes = {**self.sizes, "demos": True} if told.has_demos else self.sizes
             self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **sizes)
+            self.network.withheld.requires_grad_(self.condition_dropout > 0)  # what a step never reads does not learn:
+            for part in (self.network.belief.weight, self.network.belief_gate):  # ranks wait for every gradient
+                part.requires_grad_(self.self_condition.share > 0)
 
     @property
     def prefer(self) -> str:

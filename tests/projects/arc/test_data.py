@@ -65,8 +65,12 @@ def test_ranks_together_see_the_batch_of_one_process(data, world):
     whole, pairs = arc_batches(data)
     alone = pairs.build(whole.shares(5)[0])
     parts = [pairs.build(arc_batches(data, world=world, rank=r)[0].shares(5)[0]) for r in range(world)]
-    assert torch.equal(alone.answer.colour, torch.cat([part.answer.colour for part in parts]))
-    assert torch.equal(alone.question.d4, torch.cat([part.question.d4 for part in parts]))
+    rows, grids = np.concatenate([part.share.row for part in parts]), grids_of(alone)
+    assert sorted(rows) == list(range(8))
+    for row, drawn in zip(rows, [drawn for part in parts for drawn in grids_of(part)], strict=True):
+        assert all(map(np.array_equal, grids[row], drawn))
+    assert torch.equal(alone.question.d4[rows], torch.cat([part.question.d4 for part in parts]))
+    assert torch.equal(alone.size[rows], torch.cat([part.size for part in parts]))
     again = arc_batches(data)[1].build(whole.shares(5)[0])
     assert torch.equal(alone.question.colours, again.question.colours)
 

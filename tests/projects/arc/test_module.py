@@ -15,6 +15,7 @@ from projects.arc.network import GridDenoiser
 from projects.arc.packing import GridStore, commonest
 from projects.arc.walking import Denoiser, walk
 from shared.training import adapting, hardware, lora, optim, pretrained
+from shared.training.batches import Share
 from tests.lines import ROOT
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
@@ -35,6 +36,16 @@ def test_every_parameter_learns(data, batch):
     _, grads = step(arc_module(data, condition_dropout=0.5).train(), batch)
     silent = [name for name, p in arc_module(data).named_parameters() if name not in grads or not grads[name].any()]
     assert not silent
+
+
+@pytest.mark.parametrize(
+    "options", [{"condition_dropout": 0.0}, {"self_condition": SelfCondition(share=0.0)}, {}], ids=str
+)
+def test_every_parameter_that_may_learn_has_a_gradient_in_every_step_however_small(data, options):
+    """Ranks wait for it."""
+    module, pairs = arc_module(data, **options).train(), arc_batches(data)[1]
+    _, grads = step(module, pairs.build(Share.of([0])))
+    assert grads.keys() == {name for name, p in module.named_parameters() if p.requires_grad}
 
 
 def test_four_micro_batches_of_unequal_cells_equal_one_batch(data):
