@@ -348,7 +348,8 @@ class ArcData(LightningDataModule):
         if missing and not self.conditioning.has_demos:
             raise ValueError(
                 f"task {missing[0]} ({len(missing)} in all) is evaluated but has no pair in data.train_sets="
-                f"{self.train_sets}; add its demos, as in [{self.split}:demos], or train with model.task=demos"
+                f"{self.train_sets}; add its demos, as in [{self.split}:demos], train with model.task=demos, or lower "
+                "data.holdout.share, which takes all pairs of a task whose pairs are views of one"
             )
         return self.pools.training.ids
 

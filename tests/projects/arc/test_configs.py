@@ -71,6 +71,8 @@ def test_the_sizes_train_as_long_and_as_fast_as_planned():
         "nano": 2e-3, "toiny": 1.2e-3, "smol": 1e-3, "smol-deep": 1e-3, "mediom": 7e-4, "lorge": 5e-4,
         "huoge": 3.5e-4, "giont": 2e-4, "test": 1e-3,
     }  # fmt: skip
+    (rows,) = {str(stated(rung)["optim"].get("groups")) for rung in SIZES if str(rung) != "arc/nano"}
+    assert "'lr_scale': 10.0" in rows
     base = yaml.safe_load((ROOT / "configs/arc/base.yaml").read_text())
     assert base["data"]["batch_size"] * base["trainer"]["max_steps"] == 12_288_000
     assert base["optim"]["warmup"] == 2000

@@ -161,8 +161,9 @@ def test_the_floor_is_what_one_colour_gets_right():
 
 def test_rows_learn_at_a_rate_of_their_own_without_decay(data):
     """As the sizes say it; every matrix decays, no other embedding does."""
-    said = yaml.safe_load((ROOT / "configs/arc/base.yaml").read_text())["optim"]
-    recipe = optim.Recipe(**{**said, "lr": 1e-3, "groups": [optim.Group(**group) for group in said["groups"]]})
+    base, smol = (yaml.safe_load((ROOT / f"configs/arc/{name}.yaml").read_text())["optim"] for name in ("base", "smol"))
+    said = {**base, **smol, "groups": [optim.Group(**group) for group in smol["groups"]]}
+    recipe = optim.Recipe(**said)
     network = arc_module(data).network
     found = {id(p): group for group in optim.groups(network, recipe) for p in group["params"]}
     rates = {name: (found[id(p)]["lr"], found[id(p)]["weight_decay"]) for name, p in network.named_parameters()}
