@@ -1,5 +1,4 @@
-"""Sizes have the parameters that a formula gives them; the lists of nano and nano-demos obey their rules, and nothing in
-the code knows them."""
+"""Sizes have the parameters of a formula; the lists of nano and nano-demos obey their rules, and no code knows them."""
 
 import math
 import re
