@@ -12,14 +12,16 @@ WORKERS ?= 2
 WHEELS ?= jsonargparse docstring_parser typeshed_client
 PY := .venv/bin/python
 
-# What exists: projects are folders with __main__.py, stages are config folders with a base.yaml, the other files are sizes.
+# What exists: projects are folders with __main__.py, stages are config folders with a base.yaml, the other files are sizes,
+# except those that open with `# overlay`.
 ladder := nano toiny smol mediom lorge huoge giont
 not_sizes := base lora
 projects := $(strip template $(patsubst projects/%/__main__.py,%,$(wildcard projects/*/__main__.py)))
 hardware := $(patsubst configs/hardware/%.yaml,%,$(wildcard configs/hardware/*.yaml))
 stages_of = $(patsubst configs/$1/%/base.yaml,%,$(wildcard configs/$1/*/base.yaml))
-files_of = $(patsubst configs/$1/%.yaml,%,$(wildcard configs/$1/*.yaml configs/$1/*/*.yaml))
-staged_of = $(patsubst configs/$1/$2/%.yaml,%,$(wildcard configs/$1/$2/*.yaml))
+no_overlays = $(filter-out $(shell awk 'FNR == 1 && /^. overlay/ { print FILENAME }' /dev/null $1),$1)
+files_of = $(patsubst configs/$1/%.yaml,%,$(call no_overlays,$(wildcard configs/$1/*.yaml configs/$1/*/*.yaml)))
+staged_of = $(patsubst configs/$1/$2/%.yaml,%,$(call no_overlays,$(wildcard configs/$1/$2/*.yaml)))
 unstaged_of = $(filter-out $(addsuffix /%,$(call stages_of,$1)),$(call files_of,$1))
 ordered = $(filter $1,$(ladder)) $(filter-out $(ladder) $(not_sizes),$(sort $1))
 sizes_of = $(strip $(call ordered,$(call unstaged_of,$1) $(if $2,$(call staged_of,$1,$2))))

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from shared.training import cli, runs
+from shared.training import catalogue, cli, runs
 from shared.training.layers import arrange
 from shared.training.verbs import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
-NOT_SIZES = ("base", "lora")
 PACKAGES = {"template": "shared.training.template"} | {
     path.parent.name: f"projects.{path.parent.name}" for path in sorted(ROOT.glob("projects/*/__main__.py"))
 }
@@ -88,7 +87,7 @@ def rungs(project: str) -> Iterator[Rung]:
     home, staged = ROOT / "configs" / project, stages(project) != [None]
     for file in sorted(home.rglob("*.yaml")):
         stage = file.parent.name if (file.parent / "base.yaml").exists() and file.parent != home else None
-        if file.stem not in NOT_SIZES and (stage or not staged or file.parent != home):
+        if catalogue.is_size(file) and (stage or not staged or file.parent != home):
             below = [home / "base.yaml", *([home / file.name, file.parent / "base.yaml"] if stage else [])]
             yield Rung(project, stage, tuple(f.relative_to(ROOT) for f in [*below, file] if f.exists()))
 

@@ -45,6 +45,8 @@ def house(tmp_path) -> Path:
         place(tmp_path / f"configs/arc/{name}.yaml")
     for name in ("cpu", "h200"):
         place(tmp_path / f"configs/hardware/{name}.yaml")
+    for name in ("longer", "first/longer"):
+        place(tmp_path / f"configs/arc/{name}.yaml", "# overlay: no size\n")
     place(tmp_path / "projects/arc/__main__.py")
     place(tmp_path / "runs/arc/nano/001/config.yaml")
     return tmp_path
@@ -146,6 +148,9 @@ MISTAKES = {
     ),
     "train PROJECT=arc STAGE=fist": (
         "STAGE=fist does not exist in configs/arc; choose one of: first. Did you mean first?"
+    ),
+    "train PROJECT=arc STAGE=first SIZE=longer": (
+        "SIZE=longer does not exist in configs/arc; choose one of: nano, smol, compat/test."
     ),
     "config PROJECT=arc HW=b9": "HW=b9 does not exist; choose one of: cpu, h200.",
     "train PROJECT=arc RESUME=yes": "RESUME=yes does not exist; choose one of: 1, 0, auto, true, false.",

@@ -7,6 +7,9 @@ grids coincide by chance once symmetry and colours are forgotten, so only raw eq
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 
 from packages.arc.tasks import NUM_COLOURS, Grid, Pair, Task, TaskSet, digest
 from packages.arc.views import NUM_D4, turn
@@ -19,7 +22,13 @@ def canonical(*grids: Grid) -> bytes:
 
     The least, over the 8 symmetries, of the cells with colours renamed in order of first appearance (black included).
     """
-    return min(_renamed([turn(grid, d4) for grid in grids]) for d4 in range(NUM_D4))
+    return _least(tuple((grid.shape, grid.tobytes()) for grid in grids))
+
+
+@lru_cache(maxsize=2**15)  # every pair of two editions: a pool is compared with queries and with held-out pairs
+def _least(grids: tuple[tuple[tuple[int, ...], bytes], ...]) -> bytes:
+    arrays = [np.frombuffer(cells, np.uint8).reshape(shape) for shape, cells in grids]
+    return min(_renamed([turn(grid, d4) for grid in arrays]) for d4 in range(NUM_D4))
 
 
 def _renamed(grids: list[Grid]) -> bytes:

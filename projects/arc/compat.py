@@ -65,8 +65,11 @@ class Own:
         return module.randomness.times(batch.share, device=batch.answer.row.device)
 
     def believed(self, module: ArcModule, batch: Grids) -> int:
-        """How many examples see an earlier belief, the first ones (batches are shuffled)."""
-        return int(batch.num_samples * module.self_condition.share)
+        """How many examples see an earlier belief, the first ones (batches are shuffled): if any then one at least, so
+        that every rank has its gradient.
+        """
+        share = module.self_condition.share
+        return max(1, int(batch.num_samples * share)) if share else 0
 
     def heard(self, module: ArcModule, batch: Grids, t: Tensor, belief: Tensor | None) -> Tensor | Feedback | None:
         """What the network is given of the belief of the first examples."""

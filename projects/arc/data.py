@@ -236,12 +236,29 @@ class ArcData(LightningDataModule):
         self.conditioning = Conditioning()  # of the network, which says so when it adopts the data
         self.side = max_size  # of the network: its largest grid
         self.rows: tuple[str, ...] | None = None  # of a network that exists: ids in the order of its task rows
+        self.seen: frozenset[str] = frozenset()  # hashes of the inputs that a network that exists was trained on
 
     def built_for(self, side: int, ids: tuple[str, ...], extend: bool) -> None:
         """There is a network already, with these rows; `extend` adds rows for the other tasks that train."""
         self.side, self.rows = side, ids
         if extend:
             self.rows = (*ids, *sorted(set(self.task_ids) - set(ids)))
+
+    def require_unseen(self, hashes: Iterable[str]) -> None:
+        """No query may be an input that the checkpoint was trained on: its answer may lie in the weights."""
+        self.seen = frozenset(hashes)
+        if self.overlap != "allow" and (met := identity.seen_queries(self.seen, self.evaluated)):
+            some = ", ".join(met[:3]) + ", ..." * (len(met) > 3)
+            raise ValueError(
+                f"CKPT was trained on the inputs of {len(met)} of {self.evaluated.num_queries} evaluated queries"
+                f" ({some}); evaluate others, or pass data.overlap=allow to score what it has seen"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint says of its data: hashes of all inputs seen, this run's and its base's, and of the sets."""
+        training, evaluated = self.pools.training, self.evaluated
+        pool = sorted(self.seen.union(identity.pool_hashes(training)))
+        return {"pool": pool, "sha256": {"trained": training.sha256, "evaluated": evaluated.sha256}}
 
     # --- what is evaluated, what is learnt from
 
@@ -331,7 +348,8 @@ class ArcData(LightningDataModule):
         if missing and not self.conditioning.has_demos:
             raise ValueError(
                 f"task {missing[0]} ({len(missing)} in all) is evaluated but has no pair in data.train_sets="
-                f"{self.train_sets}; add its demos, as in [{self.split}:demos], or train with model.task=demos"
+                f"{self.train_sets}; add its demos, as in [{self.split}:demos], train with model.task=demos, or lower "
+                "data.holdout.share, which takes all pairs of a task whose pairs are views of one"
             )
         return self.pools.training.ids
 
@@ -390,7 +408,8 @@ class ArcData(LightningDataModule):
             seed=self.randomness.seed,
             batch_size=self.batch_size,
             batch_units=self.batch_units,
-            lengths=[e.cells + self.conditioning.cells(e.demos) for e in examples] if self.batch_units else None,
+            lengths=[e.cells + self.conditioning.cells(e.demos) for e in examples],
+            balance=True,
             weights=[e.weight for e in examples] if self.eval_weight != 1 else None,
             **place,
         )

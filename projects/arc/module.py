@@ -23,7 +23,7 @@ from projects.arc.data import ArcData, Grids, Query
 from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
 from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
-from projects.arc.packing import Cells
+from projects.arc.packing import Cells, commonest
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions, OneWalk, Solver
@@ -127,6 +127,7 @@ class ArcModule(LightningModule):
         self.recipe.prepare(data)
         if said := (checkpoint or {}).get("tasks"):
             data.built_for(said["side"], tuple(said["ids"]), extend)
+            data.require_unseen(said.get("pool", ()))
         self.data, self.augment = data, data.augment
         data.queries()  # an evaluated task without a row is refused before anything starts
 
@@ -156,6 +157,9 @@ class ArcModule(LightningModule):
             rows, side = len(self.task_ids) if told.has_rows else 0, self.data.side
             sizes = {**self.sizes, "demos": True} if told.has_demos else self.sizes
             self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **sizes)
+            self.network.withheld.requires_grad_(self.condition_dropout > 0)  # what a step never reads does not learn:
+            for part in (self.network.belief.weight, self.network.belief_gate):  # ranks wait for every gradient
+                part.requires_grad_(self.self_condition.share > 0)
 
     @property
     def prefer(self) -> str:
@@ -167,7 +171,7 @@ class ArcModule(LightningModule):
             checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids)}
+        checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids), **self.data.fingerprint()}
 
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)
@@ -244,17 +248,22 @@ class ArcModule(LightningModule):
     def logs(
         self, batch: Grids, logits: Tensor, size_logits: Tensor, loss: Tensor, size_loss: Tensor, t: Tensor
     ) -> dict[str, Any]:
-        right = segment_mean((logits.argmax(-1) == batch.answer.colour).float(), batch.answer.segment, len(t))
-        levels = {f"ce_{name}_noise": value for name, value in by_level(loss, t).items()}
+        answer = batch.answer
+        right = segment_mean((logits.argmax(-1) == answer.colour).float(), answer.segment, len(t))
+        by_noise = by_level(loss, t)
+        levels = {f"ce_{name}_noise": value for name, value in by_noise.items()}
         accuracies = {f"cell_acc_{name}_noise": value for name, value in by_level(right, t).items()}
+        counts = {f"count_{name}_noise": count.float() * batch.shards for name, (_, count) in by_noise.items()}
         return {
             "ce": loss.detach().mean(),
             "cell_acc": right.mean(),
             "grid_exact": (right == 1).float().mean(),
             "size_ce": size_loss.detach().mean(),
             "size_acc": (size_logits.argmax(-1) == batch.size).float().mean(),
+            "majority_floor": commonest(answer, NUM_COLOURS).mean(),
             **levels,
             **accuracies,
+            **counts,  # examples of an update
         }
 
     # --- held-out demo pairs

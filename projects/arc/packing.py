@@ -53,6 +53,14 @@ class Cells:
         return Cells(self.colour[:n], self.row[:n], self.col[:n], self.segment[:n], self.lengths[:count])
 
 
+def commonest(cells: Cells, colours: int) -> Tensor:
+    """Share of each grid's cells that have its commonest colour [B]: what one colour for all of them gets right."""
+    counts = torch.zeros(cells.count, colours, device=cells.colour.device)
+    one = torch.ones_like(cells.colour, dtype=counts.dtype)
+    counts = counts.index_put((cells.segment, cells.colour), one, accumulate=True)
+    return counts.amax(1) / counts.sum(1)
+
+
 def blank(sizes: np.ndarray, device: torch.device | str) -> Cells:
     """Cells of colour 0 for grids of the given sizes [B, 2]: where an answer will be drawn."""
     lengths = sizes.prod(1)

@@ -106,7 +106,8 @@ class StatelessBatches:
 
     size: samples in the data. One of batch_size (samples per update), batch_units (units per update at most, needs
     `lengths` [size]) and `phases`. micro: samples per micro-batch, checked if given. weights [size]: how often samples
-    are drawn, relative to each other. start: the first update, or a function called when iteration begins.
+    are drawn, relative to each other. balance: shares of equal units, not of equal counts; needs `lengths`.
+    start: the first update, or a function called when iteration begins.
     capacity: units that every share fits into, with batch_units. Raises Mistake for data or a batch that cannot work.
     """
 
@@ -125,11 +126,13 @@ class StatelessBatches:
         shuffle: bool = True,
         weights: Sequence[float] | np.ndarray | None = None,
         phases: Sequence[Phase] | None = None,
+        balance: bool = False,
         start: int | Callable[[], int] = 0,
     ):
         self.rank, self.accumulate, self.shards, self.start = rank, accumulate, world * accumulate, start
         self.lengths = None if lengths is None else np.asarray(lengths, np.int64)
         self.phases = list(phases or [Phase("", None, batch_size or 0, 1.0)])
+        self.balance = balance
         self._check(size, world, micro, (batch_size, batch_units, phases))
         self.capacity: int | None = None
         orders = [Order(size, key("order", seed, p.name), shuffle, proportions(weights, size)) for p in self.phases]
@@ -181,8 +184,8 @@ class StatelessBatches:
         return units if phase.length is None else np.minimum(units, phase.length)
 
     def _deal(self, units: np.ndarray) -> list[np.ndarray]:
-        """The rows of every share: contiguous parts, or by length where a budget must hold."""
-        if self.capacity is not None:
+        """The rows of every share: contiguous parts, or by length."""
+        if self.balance or self.capacity is not None:
             return deal(units, self.shards)
         rows, bounds = np.arange(len(units)), np.arange(self.shards + 1) * len(units) // self.shards
         return [rows[low:high] for low, high in itertools.pairwise(bounds)]
@@ -196,6 +199,8 @@ class StatelessBatches:
             raise ValueError(f"rank is {self.rank} of {world} processes; it must be in 0..{world - 1}.")
         if self.lengths is not None and (len(self.lengths) != size or self.lengths.min() < 1):
             raise Mistake(f"Got {len(self.lengths)} lengths for {size} samples; give each one, of 1 unit or more.")
+        if self.balance and self.lengths is None:
+            raise Mistake("Shares of equal units need the lengths of the samples; give lengths, or leave balance out.")
         if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
             raise Mistake(f"The shares of the phases {[p.share for p in self.phases]} must add up to 1.")
         if modes[1] is None:

@@ -1,7 +1,8 @@
 """`make projects`: every project, stage and size with its parameters, promise and cost, as the head of its config says.
 
 A config opens with comments; those read here are `# parameters: N`, `# promise: ...` and `# cost: ...` (or, on one
-line, `promise: ...; cost: ...` and `promise and cost: ...`). `--write` puts the table into README.md. Knows files only.
+line, `promise: ...; cost: ...` and `promise and cost: ...`). One that opens with `# overlay` is laid over a size and is
+none. `--write` puts the table into README.md. Knows files only.
 """
 
 import re
@@ -14,7 +15,7 @@ from shared.training import layout
 from shared.training.errors import told
 
 LADDER = ("nano", "toiny", "smol", "mediom", "lorge", "huoge", "giont")  # other sizes follow by name
-NOT_SIZES = ("base", "lora")
+NOT_SIZES, OVERLAY = ("base", "lora"), "# overlay"
 HEAD = ("project", "stage", "size", "parameters", "promise", "cost")
 KEY = re.compile(r"(parameters|promise and cost|promise|cost): (.+)")
 
@@ -28,15 +29,25 @@ def sizes(home: Path) -> Iterator[tuple[str, str, Path]]:
     """(stage or "", size, config) of a project's config folder, small sizes first; stages are folders with a base."""
     for stage in ("", *sorted(path.parent.name for path in home.glob("*/base.yaml"))):
         files = (home / stage).glob("*.yaml") if stage else _outside_stages(home)
-        named = {str(file.relative_to(home / stage).with_suffix("")): file for file in files}
+        named = {str(file.relative_to(home / stage).with_suffix("")): file for file in files if is_size(file)}
         for size in sorted(named, key=lambda size: (LADDER.index(size) if size in LADDER else len(LADDER), size)):
-            if size.rpartition("/")[2] not in NOT_SIZES:
-                yield stage, size, named[size]
+            yield stage, size, named[size]
 
 
 def _outside_stages(home: Path) -> Iterator[Path]:
     yield from home.glob("*.yaml")
     yield from (file for file in home.glob("*/*.yaml") if not (file.parent / "base.yaml").exists())
+
+
+def is_overlay(config: Path) -> bool:
+    """Whether the file is laid over a size (`ARGS="--config <file>"`) and is none itself."""
+    with config.open(encoding="utf-8") as lines:
+        return lines.readline().startswith(OVERLAY)
+
+
+def is_size(config: Path) -> bool:
+    """Whether the file is named by SIZE=."""
+    return config.stem not in NOT_SIZES and not is_overlay(config)
 
 
 def header(config: Path) -> dict[str, str]:

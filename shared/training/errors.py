@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.training.layers import Layers
 
 MAX_LINES = 6
+CALLED_HERE = {"global_batch": "batch_size", "learning_rate": "lr"}  # names from elsewhere, which no spelling leads to
 EXIT_CODE = 2
 GO_ON = "All that is under its name is whole: give the same command again (a training goes on with RESUME=1 RUN=)."
 PATIENCE = 2.0  # seconds that a rank gives rank 0 to make the same mistake
@@ -182,6 +183,8 @@ def _hint(key: str, known: set[str], quote: str) -> str:
     parent = next((p for p in _parents(key) if any(k.startswith(p + ".") for k in known)), "")
     siblings = sorted(k for k in known if k.startswith(parent + ".")) if parent else sorted(known)
     leaf = key.rpartition(".")[2]
+    if (called := f"{parent}.{CALLED_HERE.get(leaf)}") in known:
+        return f" Did you mean {quote.format(called)}?"
     same_leaf = sorted(k for k in known if k.rpartition(".")[2] == leaf)
     if same_leaf and not parent:
         return f" Did you mean {quote.format(same_leaf[0])}?"

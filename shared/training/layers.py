@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from shared.training import checkpoints, hardware, runs
+from shared.training import catalogue, checkpoints, hardware, runs
 from shared.training.errors import Mistake, choices, nearest
 
 CONFIGS = Path("configs")
@@ -159,9 +159,9 @@ def _leading_configs(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _names(project: str, files: list[Path]) -> tuple[str | None, str]:
-    """(stage, size) from the last of the project's own files."""
+    """(stage, size) from the last of the project's own files that is no overlay."""
     home = CONFIGS / project
-    inside = [f.relative_to(home) for f in files if f.is_relative_to(home)]
+    inside = [f.relative_to(home) for f in files if f.is_relative_to(home) and not catalogue.is_overlay(f)]
     if not inside:
         return None, files[-1].stem if files else "default"
     stage = next((f.parts[0] for f in inside if len(f.parts) > 1 and (home / f.parts[0] / "base.yaml").exists()), None)
@@ -244,7 +244,7 @@ def _evaluated(project: str, path: str | None, newest: Path | None, what: str, f
 def _require(file: Path) -> None:
     if file.is_file():
         return
-    names = [f.stem for f in sorted(file.parent.glob("*.yaml")) if f.stem not in ("base", "lora")]
+    names = [f.stem for f in sorted(file.parent.glob("*.yaml")) if catalogue.is_size(f)]
     kind = "Hardware profiles" if file.parent.name == "hardware" else f"Sizes in {file.parent}"
     if not names:
         projects = [f.name for f in sorted(CONFIGS.glob("*")) if f.is_dir() and f.name != "hardware"]
@@ -256,7 +256,7 @@ def _require(file: Path) -> None:
 
 def _no_config(project: str) -> str:
     home = CONFIGS / project
-    sizes = [f.stem for f in sorted(home.glob("*.yaml")) if f.stem not in ("base", "lora")]
+    sizes = [f.stem for f in sorted(home.glob("*.yaml")) if catalogue.is_size(f)]
     return (
         f"No --config is given. Wanted: --config {home}/base.yaml --config {home}/<size>.yaml"
         f" with a size of {choices(sizes)}; `make train PROJECT={project} SIZE=nano` does it for you."

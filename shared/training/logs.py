@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shared.training.errors import Mistake
 from shared.training.interrupts import Interrupts
+from shared.training.optim import rates
 from shared.training.runs import LoggingOptions, Run
 from shared.training.tables import Table
 from shared.training.throughput import Counts, Rates, Stopwatch
@@ -138,7 +139,8 @@ class WriteLogs(Callback):
         self.run, self.every, self.interrupts = run, options.every, interrupts
         self.train, self.evaluation = Sums(), Sums()
         self.train_keys, self.evaluation_keys = Reducer(), Reducer()
-        self.learning_rate = self.seconds = 0.0
+        self.seconds = 0.0
+        self.learning_rates: dict[str, float] = {}
         self.samples = self.units = 0  # of all ranks up to the last row
         self.unreported: tuple[float, ...] = ()  # of this rank since then, before this start
         self.watch: Stopwatch | None = None
@@ -167,7 +169,7 @@ class WriteLogs(Callback):
         self.watch.batch_starts()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self.learning_rate = float(optimizer.param_groups[0]["lr"])
+        self.learning_rates = rates(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -189,7 +191,7 @@ class WriteLogs(Callback):
         self.interrupts.agreed, done = stop > 0, Counts(*counts)
         perf = self.watch.read(done)
         self.samples, self.units = self.samples + int(done.samples), self.units + int(done.units)
-        row = means | {"optim/lr": self.learning_rate}
+        row = means | self.learning_rates
         for logger in trainer.loggers:
             logger.log_metrics(row | perf, step=update)
         self.console.progress(update, row, perf)

@@ -23,6 +23,7 @@ class Group:
     pattern: str
     lr_scale: float = 1.0
     weight_decay: float | None = None  # None: as without the group
+    name: str | None = None  # its learning rate is logged as optim/lr_<name>; None: it is not
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,14 @@ def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         raise Mistake("The network has no trainable parameter; give it one or leave something unfrozen.")
     _require_matches(recipe, named)
     embeddings = {id(p) for m in network.modules() if _is_embedding(m) for p in m.parameters(recurse=False)}
-    buckets: dict[tuple[str, float, float, bool], list[Tensor]] = {}
+    buckets: dict[tuple[Group, float, float, bool], list[Tensor]] = {}
     for name, p in named.items():
         group = next((g for g in recipe.groups if re.search(g.pattern, name)), Group("default"))
         decays = recipe.decay_on == "all" or (p.ndim >= 2 and id(p) not in embeddings)
         decay = group.weight_decay if group.weight_decay is not None else recipe.weight_decay * decays
         hidden = recipe.kind == "muon" and p.ndim == 2 and id(p) not in embeddings and re.search(recipe.hidden, name)
         scale = group.lr_scale * (recipe.hidden_lr_scale if hidden else 1.0)
-        buckets.setdefault((group.pattern, scale, decay, bool(hidden)), []).append(p)
+        buckets.setdefault((group, scale, decay, bool(hidden)), []).append(p)
     _require_all(buckets, named)
     if recipe.kind == "muon" and not any(key[-1] for key in buckets):
         raise Mistake(f"optim.kind is muon, but no matrix matches optim.hidden `{recipe.hidden}`; name some.")
@@ -162,10 +163,18 @@ def groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             "lr": recipe.lr * scale,
             "weight_decay": decay,
             "orthogonal": hidden,
-            "name": f"{pattern}, {'muon' if hidden else 'adamw'}, decay {decay:g}",
+            "name": f"{group.pattern}, {'muon' if hidden else 'adamw'}, decay {decay:g}",
+            "logged": group.name,
         }
-        for (pattern, scale, decay, hidden), members in buckets.items()
+        for (group, scale, decay, hidden), members in buckets.items()
     ]
+
+
+def rates(optimizer: Any) -> dict[str, float]:
+    """`optim/lr`, of the parameters that no named group has, and `optim/lr_<name>` of each that does."""
+    found = {group.get("logged"): float(group["lr"]) for group in reversed(optimizer.param_groups)}
+    first = found.pop(None, float(optimizer.param_groups[0]["lr"]))
+    return {"optim/lr": first, **{f"optim/lr_{name}": rate for name, rate in found.items()}}
 
 
 def _is_embedding(module: nn.Module) -> bool:

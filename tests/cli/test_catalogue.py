@@ -38,6 +38,7 @@ def house(tmp_path):
     write(home / "smol.yaml", "# make train\n# parameters: 20\n# promise: half; cost: 2 h, 1 GPU\nx: 1\n# cost: 9\n")
     write(home / "nano.yaml", "# promise and cost: not measured\n")
     write(home / "lora.yaml", "")
+    write(home / "longer.yaml", "# overlay: make train ARGS=...\n# parameters: 3\n")
     write(home / "compat/test.yaml", "# cost: 1 h\n# promise: all: a; b\n")
     write(home / "teach/base.yaml", "")
     write(home / "teach/nano.yaml", "# parameters: 7\n")

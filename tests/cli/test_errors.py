@@ -173,6 +173,11 @@ def test_a_missing_library_of_ours_names_its_extra():
     assert "pip install scikit_learn" in str(errors.missing_library(ModuleNotFoundError(name="scikit_learn.x")))
 
 
+def test_a_name_from_elsewhere_leads_to_ours_although_others_are_spelt_more_alike(run):
+    assert "`--data.batch_size`" in run("config", *NANO, "--data.global_batch=3").err
+    assert "micro_batch" in errors.nearest("data.global_batch", ["data.batch_size", "data.micro_batch"])
+
+
 def test_nearest_says_nothing_when_nothing_is_near():
     assert errors.nearest("lrr", ["lr", "betas"]) == " Did you mean `lr`?"
     assert errors.nearest("zzz", ["lr", "betas"]) == ""

@@ -48,6 +48,17 @@ def test_project_stage_and_size_are_read_off_the_paths(desk, paths, stage, size)
     assert (layers.project, layers.stage, layers.size) == ("tiny", stage, size)
 
 
+def test_an_overlay_lies_over_the_size_and_is_none(desk, run):
+    write(desk / "configs/tiny/longer.yaml", "# overlay: make train ARGS=...\ntrainer: {max_steps: 400}\n")
+    line = [*NANO, "--config=configs/tiny/longer.yaml"]
+    assert arrange("tiny", "fit", line).size == "nano"
+    assert run("config", *line).cli.plan.updates == 400
+    said = run("config", "--config=configs/tiny/longr.yaml").err
+    assert "Sizes in configs/tiny: nano" in said and "longer" not in said
+    write(desk / "configs/tiny/longer.yaml", "trainer: {max_steps: 400}\n# overlay\n")
+    assert arrange("tiny", "fit", line).size == "longer", "what opens otherwise is a size"
+
+
 def test_flags_are_read_in_both_spellings():
     line = ["--a.b", "1", "--c=2", "--d", "--e", "-1"]
     assert list(flag_values(line)) == [("a.b", "1"), ("c", "2"), ("d", None), ("e", "-1")]

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from packages.arc.subsets import read_ids
 from tests.lines import ROOT, Line
 
 pytestmark = [
@@ -55,6 +57,26 @@ def test_an_ablation_scores_every_change_once(whole, capsys):
     names = [line.partition(":")[0] for line in lines]
     assert len(set(names)) == len(names) == 16 and names[0] == "as configured"
     assert {"steps 1", "views 72", "vote loglik", "orientation unswapped", "size head", "raw weights"} <= set(names)
+
+
+def test_a_run_that_is_not_finite_stops_and_keeps_the_grids_it_saw(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        ARC.run(*ARC.fit(tmp_path, "x", "--optim.lr=1e30", "--optim.warmup=0"))
+    assert "is not finite" in capsys.readouterr().err
+    (file,) = ARC.folder(tmp_path).glob("x/nonfinite-*.pt")
+    (batch,) = torch.load(file, weights_only=True)["ranks"][0]["batches"]
+    assert len(batch["answer"]["colour"]) == int(batch["answer"]["lengths"].sum()) > 0
+    assert len(batch["question"]["cells"]["colour"]) > 0
+
+
+def test_the_hardest_tasks_are_a_file_for_a_subset(whole, tmp_path):
+    """The smoke run holds out the demos of half of its tasks."""
+    out = tmp_path / "hard.txt"
+    ARC.run("hardest", f"--ckpt_path={whole}", "--hardest.count=1", f"--hardest.out={out}")
+    (id,) = read_ids(out)
+    assert id in ("25ff71a9", "3c9b0459", "6150a2bd", "d037b0a7") and "of votes wrong" in out.read_text()
+    with pytest.raises(SystemExit):
+        ARC.run("hardest", f"--ckpt_path={whole}", "--hardest.count=5")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from packages.arc import identity, sizes, subsets
 from packages.arc.families import family
-from packages.arc.sources import EDITIONS, Source, main, read_answers, read_questions, reveal
+from packages.arc.sources import EDITIONS, Source, export, main, read_answers, read_questions, reveal
 from packages.arc.tasks import joined
 
 FACTS = {  # tasks, test grids, demos
@@ -264,6 +264,24 @@ def test_an_export_has_no_test_output_among_its_questions_and_reads_back_equal(e
     assert len(questions) == len(answers) == 80
     assert all(set(test) == {"input"} for file in questions for test in json.loads(file.read_text())["test"])
     assert all(set(json.loads(file.read_text())) == {"test"} for file in answers)
+
+
+def test_an_export_as_kaggle_files_reads_back_equal_and_its_challenges_hold_no_output(tmp_path, files):
+    assert main(["--export", str(tmp_path), "--dataset", str(files), "--layout", "kaggle"]) == 0
+    for split in ("training", "evaluation"):
+        one, other = Source(str(tmp_path), split), Source(str(files), split)
+        assert read_questions(one).sha256 == read_questions(other).sha256 and "kaggle" in read_questions(one).version
+        read, whole = read_answers(one), read_answers(other)
+        assert all(np.array_equal(a, b) for id in whole for a, b in zip(read[id], whole[id], strict=True))
+        challenges = json.loads((tmp_path / f"arc-agi_{split}_challenges.json").read_text())
+        assert all(set(test) == {"input"} for raw in challenges.values() for test in raw["test"])
+
+
+def test_what_has_no_answers_is_exported_without_them(tmp_path):
+    write(tmp_path / "from", "a.json", changed(test=[{"input": [[3]]}]))
+    for layout in ("tasks", "kaggle"):
+        export(str(tmp_path / "from"), tmp_path / layout, layout)
+        assert read_answers(Source(str(tmp_path / layout)))["a"] == (None,)
 
 
 def test_show_prints_a_task_and_draws_it(tmp_path, capsys):

@@ -28,7 +28,7 @@ def test_a_wrong_subset_file_is_one_sentence(tmp_path, text, words):
 
 def test_a_missing_list_says_how_to_get_one(official):
     tasks = official.questions("arc1", "training")
-    with pytest.raises(ValueError, match=r"not shipped; pass data.subset_file=.*hardest --run RUN --count 137"):
+    with pytest.raises(ValueError, match=r"not shipped; pass data.subset_file=.*make hardest .*hardest.count=137"):
         subsets.subset(tasks, "training-hard")
     with pytest.raises(ValueError, match=r"no subset file nowhere\.txt"):
         subsets.subset(tasks, "nowhere.txt")

@@ -1,9 +1,11 @@
-"""The lists of nano and nano-demos obey their rules, and nothing in the code knows them."""
+"""Sizes have the parameters of a formula; the lists of nano and nano-demos obey their rules, and no code knows them."""
 
+import math
+import re
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from packages.arc.families import family
@@ -12,8 +14,76 @@ from packages.arc.subsets import read_ids, within
 from packages.arc.tasks import digest
 from projects.arc.data import ArcData, Augment, HoldoutOptions
 from projects.arc.demos import Conditioning
+from projects.arc.network import GridDenoiser
+from tests.lines import CPU, ROOT, RUNGS, Rung, built
 
-ROOT = Path(__file__).parents[3]
+ARC2 = "configs/arc/arc2.yaml"
+NAMES = ("nano", "toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont", "test")
+SIZES = [rung for rung in RUNGS if str(rung) in {f"arc/{name}" for name in NAMES}]
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def formula(d: int, layers: int, heads: int, m: int, rows: int, side: int, colours: int, multiple: int) -> int:
+    """Parameters of `GridDenoiser`: blocks, final norm, embeddings, time, belief and its gate, heads."""
+    f = math.ceil(8 * d / 3 / multiple) * multiple
+    blocks = layers * (4 * d * d + 3 * d * f + 2 * d + 2 * d // heads)
+    tables = 10 + 1 + 2 + side + m * rows + 8 + colours + 1  # colour, withheld, role, place, task, D4, colours, size
+    return blocks + d + tables * d + 256 * d + d * d + 10 * d + 1 + 10 * d + side * side * d
+
+
+def stated(rung: Rung) -> dict:
+    """What the file of a size says."""
+    return yaml.safe_load(rung.files[-1].read_text())
+
+
+def count(size: dict, rows: int) -> int:
+    """Of the network for that many tasks, on the meta device, held against the formula."""
+    named = {k: v for k, v in size["model"].items() if k not in ("eval", "size")}
+    model = {"task_tokens": 4, "mlp_multiple": 64} | named
+    side, colour = size["data"]["max_size"] if rows == 24 else 30, "cycle" if rows == 24 else "permute"
+    with torch.device("meta"):
+        network = GridDenoiser(rows, side, colour, **model)
+    shape = (model[key] for key in ("width", "depth", "heads", "task_tokens"))
+    found = sum(p.numel() for p in network.parameters())
+    assert found == formula(*shape, rows, side, 9 if rows == 24 else 18, model["mlp_multiple"])
+    return found
+
+
+@pytest.mark.parametrize("rung", SIZES, ids=str)
+def test_every_size_has_the_parameters_of_the_formula_and_of_the_heads_of_the_configs(rung):
+    said = re.search(r"# parameters: ([\d,]+)", rung.files[-1].read_text())
+    rows = 24 if str(rung) == "arc/nano" else 800
+    assert f"{count(stated(rung), rows):,}" == said[1]
+    of_arc2 = dict(re.findall(r"(\S+) ([\d,]+\d)", (ROOT / ARC2).read_text().partition("# parameters")[2]))
+    if rows == 800:
+        assert f"{count(stated(rung), 1120):,}" == of_arc2[str(rung).removeprefix("arc/")]
+
+
+def test_the_sizes_train_as_long_and_as_fast_as_planned():
+    """12.3 million pairs, warm-up over 2,000 updates; the larger the network, the lower the peak."""
+    rates = {str(rung).removeprefix("arc/"): stated(rung)["optim"]["lr"] for rung in SIZES}
+    assert rates == {
+        "nano": 2e-3, "toiny": 1.2e-3, "smol": 1e-3, "smol-deep": 1e-3, "mediom": 7e-4, "lorge": 5e-4,
+        "huoge": 3.5e-4, "giont": 2e-4, "test": 1e-3,
+    }  # fmt: skip
+    (rows,) = {str(stated(rung)["optim"].get("groups")) for rung in SIZES if str(rung) != "arc/nano"}
+    assert "'lr_scale': 10.0" in rows
+    base = yaml.safe_load((ROOT / "configs/arc/base.yaml").read_text())
+    assert base["data"]["batch_size"] * base["trainer"]["max_steps"] == 12_288_000
+    assert base["optim"]["warmup"] == 2000
+
+
+def test_the_overlay_of_arc2_changes_the_source_and_nothing_of_the_size():
+    smol = next(rung for rung in SIZES if str(rung) == "arc/smol")
+    cli = built("arc", [*smol.line, f"--config={ARC2}", CPU])
+    data = cli.datamodule
+    assert cli.layers.size == "smol" and data.evaluated.name == "arc2:evaluation" and data.evaluated.num_queries == 167
+    assert {e.weight for e in data.examples()} == {1.0, 10.0}
+    assert cli.plan.parameters == count(stated(smol), 1120)
 
 
 @pytest.fixture(scope="module")

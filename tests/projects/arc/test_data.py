@@ -1,17 +1,22 @@
 """Pools, views and batches: what trains, how often, and that the batch is a function of the update alone."""
 
+import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from packages.arc.sources import Source, read_questions
+from packages.arc.sources import Source, export, read_questions
 from packages.arc.views import View
 from projects.arc.data import Augment, Grids, HoldoutOptions, PairBatches
+from projects.arc.evaluate import Evaluation
 from projects.arc.packing import GridStore, blank, weave
+from projects.arc.solving import EvalOptions
 from shared.training.batches import Share
-from tests.projects.arc.conftest import TASKS, arc_batches, arc_data
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
 
 def grids_of(batch: Grids) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -60,8 +65,12 @@ def test_ranks_together_see_the_batch_of_one_process(data, world):
     whole, pairs = arc_batches(data)
     alone = pairs.build(whole.shares(5)[0])
     parts = [pairs.build(arc_batches(data, world=world, rank=r)[0].shares(5)[0]) for r in range(world)]
-    assert torch.equal(alone.answer.colour, torch.cat([part.answer.colour for part in parts]))
-    assert torch.equal(alone.question.d4, torch.cat([part.question.d4 for part in parts]))
+    rows, grids = np.concatenate([part.share.row for part in parts]), grids_of(alone)
+    assert sorted(rows) == list(range(8))
+    for row, drawn in zip(rows, [drawn for part in parts for drawn in grids_of(part)], strict=True):
+        assert all(map(np.array_equal, grids[row], drawn))
+    assert torch.equal(alone.question.d4[rows], torch.cat([part.question.d4 for part in parts]))
+    assert torch.equal(alone.size[rows], torch.cat([part.size for part in parts]))
     again = arc_batches(data)[1].build(whole.shares(5)[0])
     assert torch.equal(alone.question.colours, again.question.colours)
 
@@ -125,6 +134,65 @@ def test_what_is_wrong_is_said_in_one_sentence(options, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(")) as refusal:
         _ = arc_data(**options).task_ids
     assert "\n" not in str(refusal.value)
+
+
+COLUMN, ROW, FULL = [[1]] * 30, [[2] * 30], [[3] * 30] * 30
+EDGES = {  # one demo, both extremes of size, rows and columns, three queries
+    "a": {"train": [{"input": [[1]], "output": FULL}], "test": [{"input": [[1]], "output": FULL}]},
+    "b": {
+        "train": [{"input": ROW, "output": COLUMN}, {"input": FULL, "output": [[6]]}],
+        "test": [{"input": x, "output": y} for x, y in ((COLUMN, ROW), (ROW, COLUMN), (FULL, [[6]]))],
+    },
+}
+
+
+FOLDERS = ["tasks", "tasks without outputs", "questions and answers apart", "kaggle", "kaggle without solutions"]
+
+
+def folders(home: Path) -> dict[str, Path]:
+    """The same tasks in every layout that a folder may have, with and without answers."""
+    for split in ("training", "evaluation"):
+        (home / "tasks" / split).mkdir(parents=True)
+        for id, raw in EDGES.items():
+            (home / "tasks" / split / f"{id}{split[0]}.json").write_text(json.dumps(raw))
+    for layout in ("tasks", "kaggle"):
+        export(str(home / "tasks"), home / "exported" / layout, layout)
+    shutil.copytree(home / "exported/kaggle", home / "asked", ignore=shutil.ignore_patterns("*solutions*"))
+    return {
+        "tasks": home / "tasks",
+        "tasks without outputs": home / "exported/tasks/questions",
+        "questions and answers apart": home / "exported/tasks",
+        "kaggle": home / "exported/kaggle",
+        "kaggle without solutions": home / "asked",
+    }
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_extreme_grids_of_any_folder_are_trained_on_and_answered(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("projects.arc.module.ArcModule.global_rank", 0)
+    data = arc_data(
+        dataset=str(folders(tmp_path)[name]),
+        split="evaluation",
+        train_sets=["training:revealed", "evaluation:demos"],
+        tasks=None,
+        max_size=30,
+        overlap="allow",
+    )
+    revealed = 4 if "without" not in name else 0
+    assert len(data.examples()) == 6 + revealed and data.task_ids == ("ae", "at", "be", "bt")
+    module, (order, pairs) = arc_module(data), arc_batches(data)
+    step = module.train().training_step(pairs.build(order.shares(0)[0]), 0)
+    assert step["loss"].isfinite()
+    module.eval_options = EvalOptions(num_steps=2, views=2)
+    module.eval()
+    answered = module.solver().all(data.queries())
+    assert [one.query.name for one in answered] == ["ae#0", "be#0", "be#1", "be#2"]
+    assert all(len(one.attempts) == 2 and max(a.grid.shape) <= 30 for one in answered for a in one.attempts)
+    found = Evaluation(data, module.eval_options, module.size_options)
+    found.add(answered)
+    results = found.results(tmp_path)
+    assert json.loads((tmp_path / "submission.json").read_text()).keys() == {"ae", "be"}
+    assert bool(results.metrics) == (revealed > 0) and ("nothing scored" in results.headline) == (revealed == 0)
 
 
 def test_a_store_gives_back_its_grids():

@@ -4,14 +4,20 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
+from packages.arc.tasks import TaskSet
 from projects.arc.module import ArcModule, SelfCondition
 from projects.arc.network import GridDenoiser
+from projects.arc.packing import GridStore, commonest
 from projects.arc.walking import Denoiser, walk
-from shared.training import adapting, lora, pretrained
-from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
+from shared.training import adapting, hardware, lora, optim, pretrained
+from shared.training.batches import Share
+from tests.lines import ROOT
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +36,16 @@ def test_every_parameter_learns(data, batch):
     _, grads = step(arc_module(data, condition_dropout=0.5).train(), batch)
     silent = [name for name, p in arc_module(data).named_parameters() if name not in grads or not grads[name].any()]
     assert not silent
+
+
+@pytest.mark.parametrize(
+    "options", [{"condition_dropout": 0.0}, {"self_condition": SelfCondition(share=0.0)}, {}], ids=str
+)
+def test_every_parameter_that_may_learn_has_a_gradient_in_every_step_however_small(data, options):
+    """Ranks wait for it."""
+    module, pairs = arc_module(data, **options).train(), arc_batches(data)[1]
+    _, grads = step(module, pairs.build(Share.of([0])))
+    assert grads.keys() == {name for name, p in module.named_parameters() if p.requires_grad}
 
 
 def test_four_micro_batches_of_unequal_cells_equal_one_batch(data):
@@ -124,9 +140,60 @@ def test_logs_count_every_example_once(data, batch):
     for kind in ("ce", "cell_acc"):
         counts = [logs[f"{kind}_{level}_noise"][1] for level in ("low", "mid", "high")]
         assert int(sum(counts)) == batch.num_samples
+    assert sum(logs[f"count_{level}_noise"] for level in ("low", "mid", "high")) == batch.num_samples
     sums = sum(logs[f"ce_{level}_noise"][0] for level in ("low", "mid", "high"))
     assert torch.isclose(sums / batch.num_samples, logs["ce"], atol=1e-5)
     assert not any(v.requires_grad for value in logs.values() for v in (value if isinstance(value, tuple) else [value]))
+
+
+def test_counts_of_micro_batches_are_those_of_the_update(data):
+    """Logs are averaged over micro-batches, so each stands for all of them."""
+    split, pairs = arc_batches(data, accumulate=4)
+    module = arc_module(data)
+    logs = [module.training_step(pairs.build(share), 0)["logs"] for share in split.shares(0)]
+    assert sum(each[f"count_{level}_noise"] for each in logs for level in ("low", "mid", "high")) / 4 == 8
+
+
+def test_the_floor_is_what_one_colour_gets_right():
+    cells = GridStore([np.array([[1, 1, 2]]), np.array([[5]]), np.array([[0, 1], [2, 3]])]).cells(np.arange(3))
+    assert commonest(cells, 10).tolist() == pytest.approx([2 / 3, 1, 1 / 4])
+
+
+def test_rows_learn_at_a_rate_of_their_own_without_decay(data):
+    """As the sizes say it; every matrix decays, no other embedding does."""
+    base, smol = (yaml.safe_load((ROOT / f"configs/arc/{name}.yaml").read_text())["optim"] for name in ("base", "smol"))
+    said = {**base, **smol, "groups": [optim.Group(**group) for group in smol["groups"]]}
+    recipe = optim.Recipe(**said)
+    network = arc_module(data).network
+    found = {id(p): group for group in optim.groups(network, recipe) for p in group["params"]}
+    rates = {name: (found[id(p)]["lr"], found[id(p)]["weight_decay"]) for name, p in network.named_parameters()}
+    assert rates["tasks.weight"] == (1e-2, 0.0) and rates["colour.weight"] == (1e-3, 0.0)
+    assert rates["blocks.0.mlp.up.weight"] == (1e-3, 0.1) and rates["norm.weight"] == (1e-3, 0.0)
+    assert [name for name, (rate, _) in rates.items() if rate != 1e-3] == ["tasks.weight"]
+
+
+def test_what_is_compiled_is_the_loss_path_and_few_graphs_serve_all_shapes(data, monkeypatch):
+    """Each pass through a block is one call of a compiled graph. As on a card, the layout has no groups."""
+    made, calls = [], []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return lambda *given: calls.append(graph) or graph.forward(*given)
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: compiler(*given, **options | {"backend": backend}))
+    monkeypatch.setenv("ATTENTION", "mask")
+    torch._dynamo.reset()
+    module, (order, pairs) = arc_module(data).train(), arc_batches(data)
+    plain = arc_module(data).train()
+    hardware.apply(hardware.HardwareOptions(compile="blocks"), module.network)
+    for update in range(4):
+        calls.clear()
+        batch = pairs.build(order.shares(update)[0])
+        loss, _ = step(module, batch)
+        assert len(calls) == 1 + 2 + 2 + 2  # prefix but for its last block, size token, earlier belief, body
+        assert torch.allclose(loss["loss"], step(plain, batch)[0]["loss"], atol=1e-5)
+    assert len(made) <= 8
 
 
 def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
@@ -138,6 +205,30 @@ def test_the_checkpoint_names_the_rows_and_they_win_over_the_data(data):
     assert loaded.task_ids == ("3c9b0459", "6d0aefbc")
     loaded.adopt(other, stored)
     assert loaded.task_ids == data.task_ids
+
+
+def stored_by(data) -> dict:
+    """What a module trained on that data leaves in its checkpoint."""
+    stored: dict = {}
+    arc_module(data).on_save_checkpoint(stored)
+    return stored
+
+
+def test_a_checkpoint_that_saw_the_answer_of_a_query_is_not_judged_by_it(data):
+    """One that saw a task's demos is; one that saw its test pairs as well is not, be it adapted in between."""
+    demos = stored_by(data)
+    shown = arc_data(tasks=TASKS[:2], split="evaluation", train_sets=["training:revealed"])
+    shown.evaluated = TaskSet((), "none", "")  # pools are checked against what is evaluated; here nothing is
+    revealed = stored_by(shown)
+    asked = arc_data(tasks=TASKS[:2])
+    arc_module(data).adopt(asked, demos)
+    with pytest.raises(ValueError, match=r"trained on the inputs of 3 of 3 evaluated queries \(25ff71a9#0, .*allow"):
+        arc_module(data).extend(arc_data(tasks=TASKS[:2]), revealed)
+    arc_module(data).extend(arc_data(tasks=TASKS[:2], overlap="allow"), revealed)
+    between = arc_data(tasks=TASKS[2:4])
+    arc_module(between).extend(between, revealed)
+    with pytest.raises(ValueError, match="trained on the inputs"):
+        arc_module(data).extend(arc_data(tasks=TASKS[:2]), stored_by(between))
 
 
 def test_an_unknown_task_has_no_row_and_gets_no_default():

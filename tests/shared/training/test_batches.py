@@ -62,6 +62,22 @@ def test_joined_shares_are_the_same_global_batch_at_1_2_and_3_ranks(size, batch,
 
 
 @quick
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=500), st.integers(6, 60), updates, st.integers(1, 2))
+def test_balanced_shares_are_the_same_global_batch_in_parts_of_nearly_equal_units(lengths, batch, update, accumulate):
+    lengths = np.array(lengths)
+    options = {"seed": 3, "batch_size": batch, "lengths": lengths, "balance": True, "accumulate": accumulate}
+    index, position = StatelessBatches(len(lengths), seed=3, batch_size=batch).positions(update)
+    for world in (1, 2, 3):
+        shares = of_all_ranks(len(lengths), update, world, **options)
+        row, loads = joined(shares, "row"), [lengths[s.index].sum() for s in shares]
+        assert np.array_equal(np.sort(row), np.arange(batch)) and min(map(len, shares)) > 0
+        assert np.array_equal(joined(shares, "index"), index[row])
+        assert np.array_equal(joined(shares, "position"), position[row])
+        assert max(loads) - min(loads) <= lengths.max()
+        assert {s.global_samples for s in shares} == {batch} and {s.global_units for s in shares} == {sum(loads)}
+
+
+@quick
 @given(size=sizes, batch=st.integers(1, 700), number=st.integers(0, 5))
 def test_every_index_comes_once_in_every_pass(size, batch, number):
     batches = StatelessBatches(size, seed=0, batch_size=batch)
@@ -366,6 +382,7 @@ WRONG = [
     ({"size": 3, "batch_units": 20, "lengths": [4, 11]}, "2 lengths for 3 samples"),
     ({"size": 3, "batch_units": 20, "lengths": [4, 0, 1]}, "of 1 unit or more"),
     ({"size": 3, "batch_units": 20}, "needs the lengths"),
+    ({"size": 3, "batch_size": 2, "balance": True}, "give lengths, or leave balance out"),
     ({"size": 3, "batch_size": 2, "weights": [1, -1, 1]}, "3 finite numbers, none negative"),
     ({"size": 3, "batch_size": 2, "weights": [0, 0, 0]}, "not all 0"),
     ({"size": 3, "phases": [Phase("a", None, 2, 0.5)]}, "must add up to 1"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shared.training.batches import Batch, ResidentBatches, StatelessBatches
 from shared.training.errors import Mistake
-from shared.training.optim import Group, Recipe, build, groups, learning_rate, scaled, warmup_updates
+from shared.training.optim import Group, Recipe, build, groups, learning_rate, rates, scaled, warmup_updates
 
 SHAPES = ["cosine", "linear", "constant", "wsd"]
 schedules = {
@@ -154,6 +154,14 @@ def test_a_group_keeps_its_scale_along_the_schedule():
     built = build(Network(), Recipe(lr=1.0, warmup=4, groups=[Group("task", lr_scale=10)]), 100)
     rates = {g["name"].split(",")[0]: g["lr"] for g in built["optimizer"].param_groups}
     assert rates == pytest.approx({"default": 0.25, "task": 2.5})
+
+
+def test_the_rate_of_a_named_group_is_told_beside_that_of_the_rest():
+    named = [Group("^task", lr_scale=10, name="task"), Group("^mix", lr_scale=0.5)]
+    optimizer = build(Network(), Recipe(lr=1.0, warmup=4, groups=named), 100)["optimizer"]
+    assert rates(optimizer) == {"optim/lr": 0.25, "optim/lr_task": 2.5}
+    everything = build(Network(), Recipe(lr=1.0, warmup=4, groups=[Group(".", name="all")]), 100)["optimizer"]
+    assert rates(everything) == {"optim/lr": 0.25, "optim/lr_all": 0.25}
 
 
 def test_groups_are_those_of_the_attribute_network_and_nothing_may_lie_outside():
