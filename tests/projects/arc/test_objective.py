@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from projects.arc.module import Noise
+from projects.arc.compat import Compat
+from projects.arc.module import ArcModule, Noise
 from projects.arc.network import GridDenoiser
 from projects.arc.objective import LossOptions, Objective, UnrollOptions, per_example
 from shared.objectives import segment_mean, share
@@ -54,6 +55,12 @@ def test_a_walk_that_is_not_cut_hands_its_gradient_on(data, batch):
 def test_no_state_to_visit_is_refused():
     with pytest.raises(ValueError, match=r"unroll\.steps is 0"):
         UnrollOptions(steps=0)
+
+
+@pytest.mark.parametrize("options", [{"deep_supervision": 0.1}, {"noise": Noise(kind="absorbing")}])
+def test_the_earlier_system_knows_no_refinement(options):
+    with pytest.raises(ValueError, match=r"model\.compat learns uniform noise in one pass"):
+        ArcModule(compat=Compat(), **options)
 
 
 def test_deep_supervision_adds_the_loss_of_the_layers_between(data, batch):
