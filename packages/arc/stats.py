@@ -42,15 +42,27 @@ def area_bucket(answer: Grid) -> str:
     return f"<={next(area for area in AREAS if answer.size <= area)}"
 
 
+BUCKETS = (*(f"<={area}" for area in AREAS), "square", "non-square")
+
+
+def buckets(answer: Grid) -> tuple[str, str]:
+    """Of BUCKETS, the two an answer belongs to: its area's and its shape's."""
+    return area_bucket(answer), "square" if answer.shape[0] == answer.shape[1] else "non-square"
+
+
 def breakdown(scored: Sequence[Row]) -> dict[str, tuple[int, int]]:
-    """Bucket -> (grids solved, grids), by area of the answer and by square or non-square answer."""
-    found = dict.fromkeys((*(f"<={area}" for area in AREAS), "square", "non-square"), (0, 0))
-    for row in scored:
-        right = solved(row.attempts[:2], row.answer)
-        shape = "square" if row.answer.shape[0] == row.answer.shape[1] else "non-square"
-        for name in (area_bucket(row.answer), shape):
-            found[name] = (found[name][0] + right, found[name][1] + 1)
-    return found
+    """Bucket -> (grids solved, grids)."""
+    right = [(buckets(row.answer), solved(row.attempts[:2], row.answer)) for row in scored]
+    return {
+        name: (sum(ok for names, ok in right if name in names), sum(name in names for names, _ in right))
+        for name in BUCKETS
+    }
+
+
+def bucket_means(answers: Sequence[Grid], values: np.ndarray) -> dict[str, tuple[int, np.ndarray]]:
+    """Bucket -> (grids, mean of their values [grids, ...]); buckets without a grid are left out."""
+    member = {name: [name in buckets(answer) for answer in answers] for name in BUCKETS}
+    return {name: (sum(inside), values[inside].mean(0)) for name, inside in member.items() if any(inside)}
 
 
 def early_lock(changed: np.ndarray, confidence: np.ndarray) -> int | None:

@@ -7,7 +7,7 @@ network: likelihoods, margins and costs are given.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,12 +76,13 @@ def _unswapped_ballot(view: View, grid: np.ndarray, loglik: float, doubt: Doubt 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One bucket of equal grids. loglik: mean over its ballots."""
+    """One bucket of equal grids. loglik: mean over its ballots. cost: of rescoring (poe), if it was rescored."""
 
     grid: Grid
     count: int
     loglik: float
     doubts: tuple[Doubt, ...] = ()
+    cost: float | None = None
 
 
 def candidates(ballots: Sequence[Ballot], rule: str = "count") -> list[Candidate]:
@@ -110,9 +111,10 @@ def ranked(found: Sequence[Candidate], rule: str = "count", costs: Sequence[floa
     if rule == "poe":
         if costs is None:
             raise ValueError("vote 'poe' ranks by costs and got none; rescore the candidates, or vote by count")
-        rescored = zip(costs, found, strict=False)
-        best = [candidate for _, candidate in sorted(rescored, key=lambda one: (one[0], *_by_count(one[1])))]
-        return best + sorted(found[len(costs) :], key=_by_count)
+        rescored = [replace(candidate, cost=cost) for cost, candidate in zip(costs, found, strict=False)]
+        return sorted(rescored, key=lambda one: (one.cost, *_by_count(one))) + sorted(
+            found[len(costs) :], key=_by_count
+        )
     return sorted(found, key=_by_count if rule == "count" else _by_loglik)
 
 
@@ -122,6 +124,12 @@ def _by_count(one: Candidate) -> tuple:
 
 def _by_loglik(one: Candidate) -> tuple:
     return -one.loglik, -one.count, one.grid.size, digest(one.grid)
+
+
+def decided(ballots: Sequence[Ballot], left: int) -> bool:
+    """Whether `left` further ballots cannot change the leader by count."""
+    counts = [one.count for one in candidates(ballots)[:2]] + [0, 0]
+    return counts[0] - counts[1] > left
 
 
 @dataclass(frozen=True, eq=False)

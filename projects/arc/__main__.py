@@ -1,4 +1,4 @@
-from projects.arc.ablate import ablate
+from projects.arc.ablate import AblateOptions, ablate
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
 from projects.arc.subsets import HardestOptions, hardest
@@ -6,4 +6,5 @@ from shared.training import cli
 from shared.training.verbs import Verb
 
 if __name__ == "__main__":
-    cli.main(ArcModule, ArcData, verbs={"ablate": Verb(ablate), "hardest": Verb(hardest, HardestOptions)})
+    verbs = {"ablate": Verb(ablate, AblateOptions), "hardest": Verb(hardest, HardestOptions)}
+    cli.main(ArcModule, ArcData, verbs=verbs)

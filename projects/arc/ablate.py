@@ -1,15 +1,17 @@
 """What each correction is worth on ONE checkpoint: `make ablate PROJECT=arc CKPT=runs/arc/nano/001`.
 
-One thing is changed at a time from the run's own evaluation; every line gives pass@2, the difference in percentage
-points with a 95 % interval over tasks (paired bootstrap), and the seconds it took.
+One thing is changed at a time from the run's own evaluation, and at last the three old faults come together; every line
+gives pass@2, the difference in percentage points with a 95 % interval over tasks (paired bootstrap), and the seconds it
+took. A line that changes nothing repeats the run's own evaluation without computing it again.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.table import Table
 
 from packages.arc import score as scoring
 from packages.arc.tasks import AnswerKey
+from packages.arc.views import enumerated
 from projects.arc.data import ArcData, Query
 from projects.arc.evaluate import Evaluation, score
 from projects.arc.module import ArcModule
@@ -24,6 +27,15 @@ from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions
 from shared.training import checkpoints
 from shared.training.errors import Mistake
+
+EXPENSIVE = 4  # times the cost of the run's own evaluation
+
+
+@dataclass
+class AblateOptions:
+    """limit: lines that cost over four times the run's own evaluation see the first tasks only (None: all)."""
+
+    limit: int | None = None
 
 
 @dataclass
@@ -35,21 +47,52 @@ class Variant:
     size: SizeOptions
     raw: bool = False
 
+    @property
+    def cost(self) -> int:
+        """Passes over a query's views."""
+        return self.options.num_steps * self.options.views
 
-def variants(options: EvalOptions, size: SizeOptions) -> Iterator[Variant]:
-    """The run's own evaluation, then one change at a time."""
+    def same(self, other: Variant) -> bool:
+        """Whether the two are one evaluation under two names."""
+        return replace(self, name="") == replace(other, name="")
+
+
+class Line(NamedTuple):
+    """A row of the table. shares: of each task's grids solved."""
+
+    variant: Variant
+    shares: np.ndarray
+    seconds: float
+
+
+def variants(options: EvalOptions, size: SizeOptions, colours: str = "permute", d4: bool = True) -> Iterator[Variant]:
+    """The run's own evaluation, one change at a time, and the three faults together. colours, d4: views there are."""
     yield Variant("as configured", options, size)
+    for sampler in ("posterior", "coupled", "renoise", "confidence", "feedback"):
+        yield Variant(f"sampler {sampler}", replace(options, sampler=sampler), size)
     for steps in (1, 4, 8, 16, 32, 128):
-        if steps != options.num_steps:
-            yield Variant(f"steps {steps}", replace(options, num_steps=steps), size)
-    for views in (1, 8, 40, 72):
-        if views != options.views:
-            yield Variant(f"views {views}", replace(options, views=views), size)
-    yield Variant("vote loglik", replace(options, vote="loglik"), size)
-    yield Variant("orientation unswapped", replace(options, orientation="unswapped"), size)
-    yield Variant("size rule", options, replace(size, mode="rule"))
-    yield Variant("size head", options, replace(size, mode="head"))
-    yield Variant("raw weights", options, size, raw=True)
+        yield Variant(f"steps {steps}", replace(options, num_steps=steps), size)
+    for orientation in ("correct", "unswapped"):
+        yield Variant(f"orientation {orientation}", replace(options, orientation=orientation), size)
+    for mode in ("rule+head", "rule", "head"):
+        yield Variant(f"size {mode}", options, replace(size, mode=mode))
+    yield Variant("size head, identity view", options, replace(size, mode="head", views="identity"))
+    for views in filter(lambda n: _exist(n, colours, d4), (1, 8, 40, 72)):
+        yield Variant(f"views {views}", replace(options, views=views), size)
+    for vote in ("count", "loglik", "poe"):
+        early = options.early_exit and vote == "count"
+        yield Variant(f"vote {vote}", replace(options, vote=vote, early_exit=early), size)
+    for raw in (False, True):
+        yield Variant("raw weights" if raw else "averaged weights", options, size, raw)
+    undone = replace(options, sampler="feedback", orientation="unswapped")
+    yield Variant("all three corrections undone together", undone, replace(size, mode="head", views="identity"))
+
+
+def _exist(number: int, colours: str, d4: bool) -> bool:
+    try:
+        return len(enumerated(number, colours, d4).d4) == number
+    except ValueError:
+        return False
 
 
 def shares(module: ArcModule, data: ArcData, queries: list[Query], answers: AnswerKey, v: Variant) -> np.ndarray:
@@ -60,26 +103,47 @@ def shares(module: ArcModule, data: ArcData, queries: list[Query], answers: Answ
     return np.array(scoring.by_task(rows, [scoring.solved(row.attempts[:2], row.answer) for row in rows]))
 
 
+def lines(module: ArcModule, data: ArcData, states: dict[bool, Any], limit: int | None) -> Iterator[Line]:
+    """Every variant measured, equal ones once. states: the averaged weights (False) and the raw ones (True)."""
+    answers, done = score(data), list[Line]()
+    every = variants(module.eval_options, module.size_options, data.augment.colour, data.augment.d4)
+    for variant in every:
+        known = next((line for line in done if line.variant.same(variant)), None)
+        if known is None:
+            module.load_state_dict(states[variant.raw])
+            start = time.perf_counter()
+            dear = bool(done) and variant.cost > EXPENSIVE * done[0].variant.cost
+            tasks = data.evaluated.ids[: variant.options.limit][: limit if dear else None]
+            queries = [query for query in data.queries() if query.task.id in tasks]
+            found = shares(module, data, queries, answers, variant)
+            done.append(Line(variant, found, time.perf_counter() - start))
+        yield done[-1] if known is None else known._replace(variant=variant)
+
+
+def row(line: Line, first: Line) -> tuple[str, ...]:
+    """The cells of a line; against the run's own evaluation on the same tasks."""
+    difference = line.shares - first.shares[: len(line.shares)]
+    low, high = (100 * x for x in scoring.bootstrap(difference.tolist()))
+    part = f" ({len(line.shares)} tasks)" if len(line.shares) < len(first.shares) else ""
+    numbers = f"{line.shares.mean():.3f}", f"{100 * difference.mean():+.1f}", f"{low:+.1f} .. {high:+.1f}"
+    return line.variant.name + part, *numbers, f"{line.seconds:.1f}"
+
+
 def ablate(cli: Any) -> None:
     """what each correction is worth on one checkpoint: CKPT=<run>"""
     if cli.checkpoint is None:
         raise Mistake(
             "ablate compares evaluations of one checkpoint and none is named; give CKPT=runs/arc/<size>/<run>."
         )
-    module, data = cli.model.eval(), cli.datamodule
-    stored = checkpoints.read(cli.checkpoint)
+    module, data, stored = cli.model.eval(), cli.datamodule, checkpoints.read(cli.checkpoint)
     states = {False: stored["state_dict"], True: stored.get("current_model_state", stored["state_dict"])}
-    queries, answers = data.queries(), score(data)
     table = Table("change", "pass@2", "difference (pp)", "95 % interval", "seconds", title=f"{cli.checkpoint}")
-    console, first = Console(width=100), None
-    for variant in variants(module.eval_options, module.size_options):
-        module.load_state_dict(states[variant.raw])
-        start = time.perf_counter()
-        found = shares(module, data, queries, answers, variant)
-        first = found if first is None else first
-        low, high = (100 * x for x in scoring.bootstrap((found - first).tolist()))
-        seconds = time.perf_counter() - start
-        told = f"{100 * (found - first).mean():+.1f}", f"{low:+.1f} .. {high:+.1f}", f"{seconds:.1f}"
-        table.add_row(variant.name, f"{found.mean():.3f}", *told)
-        print(f"{variant.name}: pass@2 {found.mean():.3f}  {seconds:.1f} s", flush=True)
-    console.print(table)
+    first: Line | None = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "orientation=unswapped")  # it is the point of its line
+        for line in lines(module, data, states, cli.options.ablate.limit):
+            first = first or line
+            cells = row(line, first)
+            table.add_row(*cells)
+            print(f"{cells[0]}: pass@2 {cells[1]}  {cells[-1]} s", flush=True)
+    Console(width=110).print(table)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from projects.arc.dense import LEVELS, SIDE, DenseDenoiser, Feedback, ramp
-from projects.arc.packing import to_device
-from shared.objectives import global_mean, share
+from projects.arc.objective import over_cells
 from shared.training.errors import Mistake
 from shared.training.pretrained import build
 from shared.training.randomness import key
@@ -75,9 +74,9 @@ class Own:
         """What the network is given of the belief of the first examples."""
         return belief
 
-    def total(self, batch: Grids, loss: Tensor, size_loss: Tensor) -> Tensor:
-        """The loss of a micro-batch, from cross-entropies of cells and of weighted sizes [B]."""
-        return share(loss + size_loss, batch.global_samples, batch.shards)
+    def total(self, module: ArcModule, batch: Grids, loss: Tensor, size_loss: Tensor) -> Tensor:
+        """The loss of a micro-batch, from losses of cells and of weighted sizes [B]."""
+        return module.objective.total(batch, loss, size_loss)
 
 
 class Earlier(Own):
@@ -129,7 +128,5 @@ class Earlier(Own):
         """Share of the updates that are done."""
         return batch.share.update / module.trainer.max_steps if module._trainer else 0.0
 
-    def total(self, batch: Grids, loss: Tensor, size_loss: Tensor) -> Tensor:
-        """Every cell of the micro-batch weighs the same, over all ranks; accumulation averages micro-batches."""
-        cells = to_device(batch.answer.lengths, loss.device).to(loss.dtype)
-        return global_mean((loss * cells).sum(), cells.sum()) + share(size_loss, batch.global_samples, batch.shards)
+    def total(self, module: ArcModule, batch: Grids, loss: Tensor, size_loss: Tensor) -> Tensor:
+        return over_cells(batch, loss, size_loss)

@@ -20,13 +20,15 @@ from packages.arc.score import Score
 from packages.arc.sources import Source, read_answers
 from packages.arc.tasks import AnswerKey, Grid, TaskSet
 from projects.arc.data import ArcData
+from projects.arc.rescoring import denoised
 from projects.arc.size import SizeOptions
-from projects.arc.solving import Answered, EvalOptions
+from projects.arc.solving import Answered, EvalOptions, Solver
 from shared.training.report import Metric, Results
 from shared.training.tables import replace_text, replacing
 
 FLOORS = ("copy", "commonest_output", "rearrangement")
 PASSES = ("pass@2", "pass@1", "pass@2_strict", "oracle")
+NOISE = (1 / 6, 1 / 2, 5 / 6)  # middles of the three buckets of t
 SHOWN = 5  # leading candidates in a histogram
 
 
@@ -70,8 +72,8 @@ class Evaluation:
             found.setdefault(one.query.task.id, []).append(grids(one))
         return found
 
-    def results(self, folder: Path) -> Results:
-        """Everything an evaluation leaves in the run folder, and its metrics."""
+    def results(self, folder: Path, solver: Solver | None = None) -> Results:
+        """Everything an evaluation leaves in the run folder, and its metrics; solver: measures known answers, too."""
         tasks, answers = self.tasks, score(self.data)
         attempts = self.attempts
         candidates = self.by_query(lambda one: [c.grid for c in one.candidates])
@@ -84,6 +86,8 @@ class Evaluation:
         sections = [("Tasks", self.task_table(found, answers))]
         if self.options.stats:
             sections += [("Votes", self.histograms(answers)), ("Diagnostics", self.diagnostics(rows))]
+            if solver and rows:
+                sections.append(("Known answers, noised", self.noised(solver, answers)))
         return Results(self.headline(found), self.metrics(found, answers), sections, files, self.facts(found))
 
     # --- numbers
@@ -113,15 +117,16 @@ class Evaluation:
             *passes,
             Metric("eval/grid_pass@2", m["grid_pass@2"], found.num_grids),
             *(Metric(name, value, found.num_grids, floors=size_floor) for name, value in sizes.items()),
-            Metric("eval/cell_acc", m["cell_acc"], found.num_grids),
+            Metric("eval/cell_acc", m["cell_acc"], round(m["size_acc"] * found.num_grids)),
         ]
 
     def size_accuracy(self, answers: AnswerKey) -> dict[str, float]:
-        """How often the rule and the head, each alone, name the right size."""
+        """How often the rule and the head, each alone, and the two combined name the right size."""
         known = [(one, grid) for one in self.answered if (grid := _target(one, answers)) is not None]
         return {
             "eval/size_acc_rule": float(np.mean([one.sizes.rule == grid.shape for one, grid in known])),
             "eval/size_acc_head": float(np.mean([one.sizes.head == grid.shape for one, grid in known])),
+            "eval/size_acc_combined": float(np.mean([one.sizes.candidates[0][0] == grid.shape for one, grid in known])),
         }
 
     def facts(self, found: Score) -> dict[str, str]:
@@ -130,7 +135,11 @@ class Evaluation:
             "evaluated": f"{data.evaluated.name}, {data.evaluated.version}, sha256 {data.evaluated.sha256[:16]}",
             "denominators": f"{found.num_tasks} tasks, {found.num_grids} test grids with a known answer",
             "filter": f"max_size {data.max_size} on known grids, {len(self.answered)} queries asked",
-            "walk": f"{o.num_steps} posterior steps, {o.views} views, vote {o.vote}, size {self.size.mode}",
+            "weights": "averaged" if o.ema else "raw",
+            "walk": f"{o.sampler}, {o.num_steps} steps, final {o.final}, temperature {o.temperature:g}, "
+            f"guidance {o.guidance:g}",
+            "vote": f"{o.vote} over {o.views} views, {sum(one.walks for one in self.answered)} walks, "
+            f"orientation {o.orientation}, size {self.size.mode}",
         }
 
     # --- files
@@ -215,6 +224,17 @@ class Evaluation:
         lines.append("solved by cells and shape: " + ", ".join(f"{k} {a}/{b}" for k, (a, b) in buckets.items() if b))
         return "\n\n".join(lines)
 
+    def noised(self, solver: Solver, answers: AnswerKey) -> str:
+        """Cross-entropy and right cells of known answers by noise (identity view), area and shape."""
+        known = [(one.query, grid) for one in self.answered if (grid := _target(one, answers)) is not None]
+        values = [denoised(solver, query, [grid], solver.enumerated(1), NOISE)[0, :, :, 0] for query, grid in known]
+        grids, found = [grid for _, grid in known], np.stack([value.numpy() for value in values])
+        rows = {"all": (len(grids), found.mean(0)), **stats.bucket_means(grids, found)}
+        lines = ["| answers | grids | CE: low noise | mid | high | right cells: low | mid | high |", "|---" * 8 + "|"]
+        for name, (count, mean) in rows.items():
+            lines.append(f"| {name} | {count} | " + " | ".join(f"{x:.3f}" for x in mean.reshape(-1)) + " |")
+        return "\n".join(lines)
+
     def early_lock(self) -> str:
         locks = [
             stats.early_lock(one.trace[:, 0, v], one.trace[:, 1, v])
@@ -250,7 +270,9 @@ def _right(one: Answered, answers: AnswerKey) -> int | None:
 
 def _spelled(one: Answered) -> dict[str, Any]:
     """An answered query as JSON."""
-    candidates = [{"grid": c.grid.tolist(), "count": c.count, "loglik": c.loglik} for c in one.candidates]
+    candidates = [
+        {"grid": c.grid.tolist(), "count": c.count, "loglik": c.loglik, "cost": c.cost} for c in one.candidates
+    ]
     attempts = [{"grid": a.grid.tolist(), "count": a.count, "fallback": a.fallback} for a in one.attempts]
     return {
         "task": one.query.task.id,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,15 +23,18 @@ from projects.arc.compat import Compat, Earlier, Own
 from projects.arc.data import ArcData, Grids, Query
 from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
-from projects.arc.network import NUM_COLOURS, GridDenoiser, Prefix, Question
+from projects.arc.heldout import SolveHeld
+from projects.arc.network import NUM_COLOURS, Frame, GridDenoiser, Prefix, Question
+from projects.arc.objective import LossOptions, Objective, UnrollOptions, per_example
 from projects.arc.packing import Cells, commonest
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
+from projects.arc.sampling import WalkOptions
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
 from shared.objectives import by_level, segment_mean
-from shared.processes import Uniform, cosine, squared, with_floor
-from shared.processes.categorical import Redraw
+from shared.processes import Absorbing, Hybrid, Uniform, cosine, squared, with_floor
+from shared.processes.categorical import Categorical, Redraw
 from shared.processes.draws import PerSegment
 from shared.training import optim
 from shared.training.lora import Rows
@@ -57,17 +61,25 @@ class SelfCondition:
 
 @dataclass
 class Noise:
-    """Uniform noise over the ten colours, survival falling as a squared cosine. floor: the survival left at t = 1.
+    """Survival falls as a squared cosine. floor: what is left of it at t = 1.
 
-    joint: markov walks back by the exact posterior, coupled keeps the path's noise.
+    kind: uniform = any of the ten colours; absorbing = a mask, id 10; hybrid = the mask, or with uniform_share any
+    colour. joint: markov walks back by the exact posterior, coupled keeps the path's noise.
     """
 
     floor: float = 0.0
     joint: Literal["markov", "coupled"] = "markov"
+    kind: Literal["uniform", "hybrid", "absorbing"] = "uniform"
+    uniform_share: float = 0.2
 
-    def process(self) -> Uniform:
+    def process(self) -> Categorical:
         schedule = with_floor(squared(cosine(COSINE_OFFSET)), self.floor)
-        return build(Uniform, num_classes=NUM_COLOURS, schedule=schedule, joint=self.joint)
+        common: dict[str, Any] = {"num_classes": NUM_COLOURS, "schedule": schedule, "joint": self.joint}
+        if self.kind == "uniform":
+            return build(Uniform, **common)
+        if self.kind == "absorbing":
+            return build(Absorbing, mask_id=NUM_COLOURS, **common)
+        return build(Hybrid, mask_id=NUM_COLOURS, uniform_share=self.uniform_share, **common)
 
 
 class ArcModule(LightningModule):
@@ -75,8 +87,8 @@ class ArcModule(LightningModule):
 
     condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss. task:
     what tells the network its task, a row learnt for it, its demos, or both; demo_cells, demo_order: how many cells of
-    demos at most, and whether their order counts (see `demos.Conditioning`). compat: the earlier system in place of
-    this one.
+    demos at most, and whether their order counts (see `demos.Conditioning`). deep_supervision: weight of the same
+    cross-entropy read off the intermediate layers. compat: the earlier system in place of this one.
     """
 
     lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$|^size_head\.layers\.\d$"
@@ -97,6 +109,9 @@ class ArcModule(LightningModule):
         demo_order: bool = False,
         self_condition: SelfCondition = SelfCondition(),  # noqa: B008 (the parser copies it)
         noise: Noise = Noise(),  # noqa: B008
+        loss: LossOptions = LossOptions(),  # noqa: B008
+        unroll: UnrollOptions = UnrollOptions(),  # noqa: B008
+        deep_supervision: float = 0.0,
         eval: EvalOptions = EvalOptions(),  # noqa: B008
         size: SizeOptions = SizeOptions(),  # noqa: B008
         compat: Compat | None = None,
@@ -110,11 +125,17 @@ class ArcModule(LightningModule):
             "mlp_multiple": mlp_multiple,
             "dropout": dropout,
             "embedding_std": embedding_std,
+            "mask": noise.kind != "uniform",
         }
         self.condition_dropout, self.size_weight, self.self_condition = condition_dropout, size_weight, self_condition
+        if eval.guidance != 1.0 and not condition_dropout:
+            raise ValueError("eval.guidance needs a network that met withheld inputs; set condition_dropout above 0")
         self.eval_options, self.size_options = eval, size
         self.conditioning = Conditioning(task, demo_cells, demo_order)
         self.process, self.recipe = noise.process(), Earlier(compat) if compat else Own()
+        self.objective = Objective(self.process, loss, unroll, deep_supervision)
+        if compat and (self.objective.refines or noise.kind != "uniform"):
+            raise ValueError("model.compat learns uniform noise in one pass; drop unroll, deep_supervision, noise.kind")
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
@@ -173,6 +194,9 @@ class ArcModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids), **self.data.fingerprint()}
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [SolveHeld(self.eval_options.during_fit)]
+
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)
 
@@ -182,7 +206,9 @@ class ArcModule(LightningModule):
         """Of the forward passes of a training step that have a backward: the question once, the answer once."""
         asked, answers = batch.question.cells.lengths, batch.answer.lengths
         believed = int(answers[: self.recipe.believed(self, batch)].sum())
-        return cost.reading(self.network, asked) + cost.denoising(self.network, asked, answers, believed)
+        first = cost.reading(self.network, asked) + cost.denoising(self.network, asked, answers, believed)
+        later = self.objective.unroll.steps - 1  # states of an unrolled walk; each sees the belief of the one before
+        return first + later * cost.denoising(self.network, asked, answers, int(answers.sum()))
 
     def extra_flops(self, batch: Grids) -> int:
         """Of the pass without a backward that gives the first examples their earlier belief."""
@@ -199,11 +225,11 @@ class ArcModule(LightningModule):
         prefix = self.network.prefix(self.withheld(batch.question, rng))
         frame = self.network.frame(prefix, x0)
         belief = self.recipe.heard(self, batch, t, self.earlier_belief(prefix, batch, noise, t, rng))
-        logits = self.network(prefix, frame, self.corrupted(x0, noise, t), t, belief)
-        loss = self.cell_loss(logits, x0)  # [B]
+        believe = partial(self.believe, prefix, frame, x0)
+        loss, logits = self.objective.along(believe, x0, self.corrupted(x0, noise, t).colour, t, belief, rng)  # [B]
         size_loss = F.cross_entropy(prefix.size_logits.float(), batch.size, reduction="none")  # [B]
-        total = self.recipe.total(batch, loss, self.size_weight * size_loss)
-        return {"loss": total, "logs": self.logs(batch, logits, prefix.size_logits, loss, size_loss, t)}
+        total = self.recipe.total(self, batch, loss, self.size_weight * size_loss)
+        return {"loss": total, "logs": self.logs(batch, logits.detach(), prefix.size_logits, size_loss, t)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
         return batch.to(device) if isinstance(batch, Grids) else batch  # queries stay on the host
@@ -240,22 +266,21 @@ class ArcModule(LightningModule):
             x_t = self.corrupted(some, Redraw(noise.u[:n], noise.r[:n]), before)
             return self.network(seen, self.network.frame(seen, some), x_t, before).float().softmax(-1)
 
-    def cell_loss(self, logits: Tensor, x0: Cells) -> Tensor:
-        """Mean cross-entropy of each example's cells [B]: a 30x30 and a 1x1 answer weigh the same."""
-        loss = F.cross_entropy(logits.float(), x0.colour, reduction="none")
-        return segment_mean(loss, x0.segment, x0.count)
+    def believe(self, prefix: Prefix, frame: Frame, places: Cells, x: Tensor, t: Tensor, *rest: Any) -> Tensor:
+        """The network's belief, colours x [M] lying in the places of an answer."""
+        return self.network(prefix, frame, replace(places, colour=x), t, *rest)
 
-    def logs(
-        self, batch: Grids, logits: Tensor, size_logits: Tensor, loss: Tensor, size_loss: Tensor, t: Tensor
-    ) -> dict[str, Any]:
+    def logs(self, batch: Grids, logits: Tensor, size_logits: Tensor, size_loss: Tensor, t: Tensor) -> dict[str, Any]:
+        """Of the first state, and cross-entropy alone: comparable whatever is minimised."""
         answer = batch.answer
+        loss = per_example(logits, answer)
         right = segment_mean((logits.argmax(-1) == answer.colour).float(), answer.segment, len(t))
         by_noise = by_level(loss, t)
         levels = {f"ce_{name}_noise": value for name, value in by_noise.items()}
         accuracies = {f"cell_acc_{name}_noise": value for name, value in by_level(right, t).items()}
         counts = {f"count_{name}_noise": count.float() * batch.shards for name, (_, count) in by_noise.items()}
         return {
-            "ce": loss.detach().mean(),
+            "ce": loss.mean(),
             "cell_acc": right.mean(),
             "grid_exact": (right == 1).float().mean(),
             "size_ce": size_loss.detach().mean(),
@@ -276,13 +301,9 @@ class ArcModule(LightningModule):
         prefix = self.network.prefix(batch.question)
         rng = torch.Generator(device).manual_seed(0)
         x_t = self.corrupted(x0, self.process.draw(x0.colour, rng), t)
-        loss = self.cell_loss(self.network(prefix, self.network.frame(prefix, x0), x_t, t), x0)
-        said, _ = walk(
-            Denoiser(self.network, prefix, x0),
-            self.process,
-            VALIDATION_STEPS,
-            PerSegment(generators, x0.lengths.tolist()),
-        )
+        loss = per_example(self.network(prefix, self.network.frame(prefix, x0), x_t, t), x0)
+        streams = PerSegment(generators, x0.lengths.tolist())
+        said, _ = walk(Denoiser(self.network, prefix, x0), x0, self.process, WalkOptions(VALIDATION_STEPS), streams)
         right = segment_mean((said == x0.colour).float(), x0.segment, x0.count)
         values = {
             "ce": loss,
@@ -334,7 +355,7 @@ class ArcModule(LightningModule):
     def results(self, folder: Path) -> Results:
         """Score, submission and gallery of the last test, written into the run folder."""
         assert self.evaluation is not None
-        return self.evaluation.results(folder)
+        return self.evaluation.results(folder, self.solver())
 
     # --- samples and pictures
 
@@ -344,8 +365,8 @@ class ArcModule(LightningModule):
         queries = [asked[seed % len(asked)] for seed in seeds]
         options = replace(self.eval_options, num_steps=self.sampling.steps)
         parts = self.network, self.process, options, self.size_options, self.randomness
-        drawn = OneWalk(*parts, conditioning=self.conditioning).drawn(queries, seeds)
-        return [sample_of(query, answer) for query, answer in zip(queries, drawn)]
+        solver = OneWalk(*parts, conditioning=self.conditioning)
+        return [sample_of(query, answer) for query, answer in zip(queries, solver.looked_at(queries, seeds))]
 
     def draw(self, folder: Path, update: int) -> list[Path]:
         """How answers are corrupted, and how the present weights walk back."""

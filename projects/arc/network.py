@@ -102,7 +102,8 @@ class GridDenoiser(nn.Module):
 
     rows: task rows R, 0 without task tokens. side: largest grid side S. task_tokens: m per task. demos: it reads them;
     with rows, too, it learns a row for tasks that have none. mlp_multiple: the SwiGLU width is 8/3 of the width rounded
-    up to it. Parameters: see `configs/arc`, where every count is stated and held by a test.
+    up to it. mask: x_t may hold id 10, which has a row of its own. Parameters: see `configs/arc`, where every count is
+    stated and held by a test.
     """
 
     def __init__(
@@ -118,10 +119,11 @@ class GridDenoiser(nn.Module):
         dropout: float = 0.0,
         embedding_std: float = 0.3,
         demos: bool = False,
+        mask: bool = False,
     ):
         super().__init__()
         self.side, self.task_tokens = side, task_tokens if rows else 0
-        self.colour = nn.Embedding(NUM_COLOURS, width)
+        self.colour = nn.Embedding(NUM_COLOURS + mask, width)
         self.withheld = nn.Embedding(1, width)
         self.role = nn.Embedding(4 if demos else 2, width)
         self.row = nn.Embedding(side, width // 2)
@@ -219,11 +221,20 @@ class GridDenoiser(nn.Module):
         layout = Layout.of(answer.lengths + 1, order.device, prefix_lengths=prefix.lengths)
         return Frame(order, place, layout, self.rotation(1, answer, order))
 
-    def forward(self, prefix: Prefix, frame: Frame, answer: Cells, t: Tensor, belief: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        prefix: Prefix,
+        frame: Frame,
+        answer: Cells,
+        t: Tensor,
+        belief: Tensor | None = None,
+        layers: list[Tensor] | None = None,
+    ) -> Tensor:
         """Belief of the clean answer.
 
         answer: M cells holding x_t. t: [B]. belief: an earlier belief's probabilities for all cells, or for the first
-        ones only, [<= M, 10]; None adds no term. Returns logits [M, 10].
+        ones only, [<= M, 10]; None adds no term. layers: a list that receives what the head reads off every block but
+        the last. Returns logits [M, 10].
         """
         colour_MD = self.colour(answer.colour)
         if belief is not None:
@@ -232,4 +243,10 @@ class GridDenoiser(nn.Module):
         x_ND = torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)]).index_select(0, frame.order)
         for block, memory in zip(self.blocks, prefix.memory):
             x_ND = block(x_ND, layout=frame.layout, rotation=frame.rotation, prefix=memory)
+            if layers is not None and block is not self.blocks[-1]:
+                layers.append(self.read_off(x_ND, frame))
+        return self.read_off(x_ND, frame)
+
+    def read_off(self, x_ND: Tensor, frame: Frame) -> Tensor:
+        """Logits [M, 10] of the answer's cells in a body stream."""
         return self.out(self.norm(x_ND.index_select(0, frame.place)))

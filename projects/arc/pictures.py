@@ -66,7 +66,7 @@ def draw_denoising(module: ArcModule, folder: Path) -> Path:
 
 
 def _walks(module: ArcModule, examples: list[Example]) -> list[draw.Walk]:
-    device, steps = module.network.out.weight.device, module.eval_options.num_steps
+    device = module.network.out.weight.device
     batch = module.data.pairs(examples).to(device).build(Share.of(range(len(examples))))
     prefix, places = module.network.prefix(batch.question), batch.answer
     rng = PerSegment(
@@ -78,7 +78,7 @@ def _walks(module: ArcModule, examples: list[Example]) -> list[draw.Walk]:
     def watch(t: torch.Tensor, x: torch.Tensor, belief: torch.Tensor) -> None:
         seen.append((float(t[0]), x.cpu(), belief.softmax(-1).cpu()))
 
-    final, _ = walk(denoise, module.process, steps, rng, watch)
+    final, _ = walk(denoise, places, module.process, module.eval_options, rng, watch)
     ends = np.cumsum(places.lengths)
     return [
         _walk(e, n, slice(end - e.pair.output.size, end), seen, final.cpu())

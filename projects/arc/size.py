@@ -15,7 +15,7 @@ from torch import Tensor
 from packages.arc.sizes import rule
 from packages.arc.tasks import Size, Task
 
-SECOND_GETS_A_VIEW = 0.1  # probability from which the second size is drawn at least once
+OTHERS_GET_A_VIEW = 0.1  # probability from which a size beside the best is drawn at least once
 
 
 @dataclass
@@ -23,11 +23,13 @@ class SizeOptions:
     """mode: rule+head = the rule where it fires and the head finds it possible, else the head; or one alone.
 
     veto: the head's probability under which a rule's size is refused. top: how many of its sizes share the views.
+    views: whose belief the head's is; `identity` repeats an old habit, for comparison only.
     """
 
     mode: Literal["rule+head", "rule", "head"] = "rule+head"
     veto: float = 0.001
     top: int = 2
+    views: Literal["all", "identity"] = "all"
 
 
 class Sizes(NamedTuple):
@@ -61,9 +63,7 @@ def decide(task: Task, query: np.ndarray, log_p: Tensor, options: SizeOptions) -
         possible = float(log_p[ruled[0] - 1, ruled[1] - 1].exp()) > options.veto
         if possible or options.mode == "rule":
             return Sizes([(ruled, 1.0)], ruled, head)
-    if len(found) > 1 and found[1][1] < SECOND_GETS_A_VIEW:
-        found = found[:1]
-    return Sizes(found, ruled, head)
+    return Sizes([found[0], *(one for one in found[1:] if one[1] >= OTHERS_GET_A_VIEW)], ruled, head)
 
 
 def shared_out(candidates: list[tuple[Size, float]], views: int) -> list[Size]:

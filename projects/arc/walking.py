@@ -1,23 +1,23 @@
 """From the prior to an answer: one walk for a batch of questions, with the belief of each step fed to the next.
 
-The loop, the grid of times and the step are those of `shared`; here the network is bound to its questions.
+The loop is that of `shared`, step and times are those of `sampling.py`; here the network is bound to its questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from projects.arc.network import GridDenoiser, Prefix
 from projects.arc.packing import Cells
+from projects.arc.sampling import WalkOptions, way
 from shared.objectives import segment_mean
 from shared.processes.categorical import Categorical
 from shared.processes.draws import Rng
-from shared.sampling import sample, uniform_grid
+from shared.sampling import Denoise, sample
 
 Watch = Callable[..., None]
 
@@ -28,27 +28,33 @@ class Denoiser:
     The first step sees no earlier belief, every later one the probabilities of the step before.
     """
 
-    def __init__(self, network: GridDenoiser, prefix: Prefix, places: Cells, temperature: float = 1.0):
+    def __init__(self, network: GridDenoiser, prefix: Prefix, places: Cells):
         self.network, self.prefix, self.places = network, prefix, places
         self.frame = network.frame(prefix, places)
-        self.temperature = temperature
         self.previous: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         cells = replace(self.places, colour=x)
-        logits = self.network(self.prefix, self.frame, cells, t[:1].expand(cells.count), self.previous)
-        self.previous = logits.float().softmax(-1)
-        return logits.float() / self.temperature
+        logits = self.network(self.prefix, self.frame, cells, t[:1].expand(cells.count), self.previous).float()
+        self.previous = logits.softmax(-1)
+        return logits
 
 
 def walk(
-    denoise: Denoiser, process: Categorical, num_steps: int, rng: Rng, watch: Watch | None = None
+    denoise: Denoise, places: Cells, process: Categorical, options: WalkOptions, rng: Rng, watch: Watch | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Colours [M] of the answers and the last belief's probabilities [M, 10], after `num_steps` posterior moves."""
-    x = process.prior(denoise.places.colour, rng)
-    x = sample(denoise, partial(process.step, rng=rng), x, uniform_grid(num_steps), watch)
-    assert denoise.previous is not None
-    return x, denoise.previous
+    """Colours [M] of the answers and the last belief's probabilities [M, 10], after a walk as the options say."""
+    last: list[Tensor] = []
+
+    def noted(t: Tensor, x: Tensor, belief: Tensor) -> None:
+        last[:] = [belief]
+        if watch is not None:
+            watch(t=t, x=x, belief=belief)
+
+    x = process.prior(places.colour, rng)
+    step, grid = way(process, options, places, rng)
+    x = sample(denoise, step, x, grid, noted)
+    return x, last[0].softmax(-1)
 
 
 class Trace:

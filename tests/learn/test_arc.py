@@ -11,6 +11,8 @@ from lightning import Trainer
 
 from projects.arc.data import ArcData, Augment, Example, Grids, PairBatches
 from projects.arc.module import ArcModule
+from projects.arc.objective import per_example
+from projects.arc.sampling import WalkOptions
 from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment
 from shared.training import optim
@@ -61,9 +63,8 @@ def right(module: ArcModule, data: ArcData) -> float:
     """Share of the squares' cells that a walk of 8 steps draws right, the question shown."""
     batch = batch_of([e for e in data.examples() if e.pair.output.size > 1], data)
     rng = PerSegment([sample_rng(0, n) for n in range(batch.num_samples)], batch.answer.lengths.tolist())
-    said, _ = walk(
-        Denoiser(module.network, module.network.prefix(batch.question), batch.answer), module.process, 8, rng
-    )
+    denoise = Denoiser(module.network, module.network.prefix(batch.question), batch.answer)
+    said, _ = walk(denoise, batch.answer, module.process, WalkOptions(8), rng)
     return float((said == batch.answer.colour).float().mean())
 
 
@@ -76,7 +77,7 @@ def nats(module: ArcModule, data: ArcData) -> float:
     x_t = module.corrupted(batch.answer, module.process.draw(batch.answer.colour, sample_rng(0, "noise")), t)
     prefix = module.network.prefix(replace(batch.question, hidden=torch.ones(count, dtype=torch.bool)))
     logits = module.network(prefix, module.network.frame(prefix, batch.answer), x_t, t)
-    return float(module.cell_loss(logits, batch.answer).mean())
+    return float(per_example(logits, batch.answer).mean())
 
 
 def measured(module: ArcModule, data: ArcData) -> tuple[float, float]:

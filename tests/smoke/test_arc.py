@@ -52,11 +52,13 @@ def test_evaluating_the_run_gives_its_score_and_answers_again(whole, capsys):
 
 
 def test_an_ablation_scores_every_change_once(whole, capsys):
-    ARC.run("ablate", f"--ckpt_path={whole}", "--model.eval.views=2")
+    ARC.run("ablate", f"--ckpt_path={whole}", "--model.eval.views=2", "--ablate.limit=1")
     lines = [line for line in capsys.readouterr().out.splitlines() if ": pass@2 " in line]
     names = [line.partition(":")[0] for line in lines]
-    assert len(set(names)) == len(names) == 16 and names[0] == "as configured"
-    assert {"steps 1", "views 72", "vote loglik", "orientation unswapped", "size head", "raw weights"} <= set(names)
+    assert len(set(names)) == len(names) == 28 and names[0] == "as configured"
+    assert {"steps 1", "views 72 (1 tasks)", "vote poe", "orientation unswapped", "size head", "raw weights"} <= set(
+        names
+    )
 
 
 def test_a_run_that_is_not_finite_stops_and_keeps_the_grids_it_saw(tmp_path, capsys):

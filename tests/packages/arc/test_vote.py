@@ -117,6 +117,12 @@ def test_poe_ranks_the_rescored_by_cost_and_the_rest_by_count():
     assert [int(one.grid[0, 0]) for one in found] == [2, 3, 1, 4]
 
 
+def test_a_leader_is_decided_when_the_ballots_left_cannot_reach_it():
+    ballots = [Ballot(grid) for grid, number in zip(grids((1,), (2,)), (5, 3)) for _ in range(number)]
+    assert vote.decided(ballots, 1) and not vote.decided(ballots, 2)
+    assert vote.decided(ballots[:5], 4) and not vote.decided(ballots[:5], 5) and not vote.decided([], 0)
+
+
 def test_poe_without_costs_says_what_is_missing():
     with pytest.raises(ValueError, match="'poe' ranks by costs and got none"):
         vote.poll([Ballot(TRUTH)], "poe")

@@ -1,21 +1,27 @@
 """Answers to queries: the same in any company, voted in the right frame, scored with honest denominators."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from packages.arc import vote
 from packages.arc.sources import Source, export, read_answers
 from packages.arc.tasks import Task, as_grid
-from packages.arc.views import NUM_D4, enumerated
+from packages.arc.views import NUM_D4, Views
+from projects.arc import ablate
 from projects.arc import size as sizing
-from projects.arc.data import Query
+from projects.arc.data import HoldoutOptions, Query
 from projects.arc.evaluate import Evaluation
+from projects.arc.heldout import during, held_queries
+from projects.arc.module import Noise
 from projects.arc.packing import Cells
+from projects.arc.rescoring import costs
 from projects.arc.size import SizeOptions
-from projects.arc.solving import EvalOptions, Solver
+from projects.arc.solving import DuringFit, EvalOptions, Solver
 from shared.training.randomness import Randomness
 from tests.projects.arc.conftest import TASKS, arc_data
 
@@ -60,13 +66,13 @@ class Oracle(torch.nn.Module):
         self.out = torch.nn.Linear(1, 1)
 
     def prefix(self, question):
-        views = enumerated(72, "cycle")
+        seen = Views(question.d4.numpy(), question.colours.numpy())
         tall, wide = self.answer.shape
         logits = torch.full((len(question.task), self.side**2), -20.0)
         for n, d4 in enumerate(question.d4.tolist()):
             height, width = (wide, tall) if d4 >= 4 else (tall, wide)
             logits[n, (height - 1) * self.side + width - 1] = 20.0
-        self.views = [views.view(v % 72) for v in range(len(question.task))]
+        self.views = [seen.view(v) for v in range(len(question.task))]
         return type("Read", (), {"size_logits": logits})()
 
     def frame(self, prefix, answer: Cells):
@@ -83,21 +89,23 @@ class Oracle(torch.nn.Module):
         return logits
 
 
+TRUTH = as_grid([[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]])
+
+
+def made_query() -> Query:
+    return Query(Task("made", arc_data().evaluated.tasks[0].demos, (as_grid([[1, 2], [3, 4]]),), "made"), 0, 0)
+
+
+def oracle(**options) -> Solver:
+    """Draws every view of a 2 x 5 answer right."""
+    given = EvalOptions(**{"num_steps": 2, "views": 72, **options})
+    return Solver(Oracle(TRUTH, 10), Noise().process(), given, SizeOptions(mode="head"), Randomness(), "cycle")
+
+
 def oracle_votes(**options) -> int:
-    """Votes of 72 views for a 2 x 5 answer whose every view is drawn right."""
-    answer = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]], np.uint8)
-    task = Task("made", arc_data().evaluated.tasks[0].demos, (as_grid([[1, 2], [3, 4]]),), "made")
-    given = EvalOptions(num_steps=2, views=72, **options)
-    process = arc_module_process()
-    answering = Solver(Oracle(answer, 10), process, given, SizeOptions(mode="head"), Randomness(), "cycle")
-    leader = answering.all([Query(task, 0, 0)])[0].candidates[0]
-    return leader.count if np.array_equal(leader.grid, answer) else 0
-
-
-def arc_module_process():
-    from projects.arc.module import Noise
-
-    return Noise().process()
+    """Votes of 72 views for the right answer."""
+    leader = oracle(**options).all([made_query()])[0].candidates[0]
+    return leader.count if np.array_equal(leader.grid, TRUTH) else 0
 
 
 def test_a_network_that_is_right_in_every_view_collects_every_vote():
@@ -107,6 +115,116 @@ def test_a_network_that_is_right_in_every_view_collects_every_vote():
 def test_sizes_left_unswapped_lose_half_of_the_votes():
     with pytest.warns(UserWarning, match="unswapped"):
         assert oracle_votes(orientation="unswapped") == 36
+
+
+def test_rescoring_prefers_the_truth_to_what_more_views_say():
+    wrong, far = TRUTH.copy(), as_grid([[1, 2], [6, 7]])
+    wrong[0, 0] = 9
+    ballots = [vote.Ballot(grid) for grid, n in ((as_grid(wrong), 5), (far, 3), (TRUTH, 1)) for _ in range(n)]
+    found = vote.poll(ballots, "poe", lambda grids: costs(oracle(), made_query(), grids))
+    assert np.array_equal(found[0].grid, TRUTH) and found[0].cost < 1e-6 < found[1].cost
+    assert np.array_equal(vote.poll(ballots)[0].grid, wrong)
+
+
+def test_rescoring_hears_eight_views_at_three_times(module, data):
+    query, asked = data.queries()[0], []
+    forward = module.network.forward
+    module.network.forward = lambda *a: asked.append(a[3]) or forward(*a)
+    first = costs(solver(module), query, [as_grid([[1, 2]]), as_grid([[3]])])
+    assert len(asked) == 6 and all(len(t) == 8 for t in asked)
+    assert {round(float(t[0]), 2) for t in asked} == {0.25, 0.5, 0.75}
+    assert costs(solver(module), query, [as_grid([[3]]), as_grid([[1, 2]])]) == first[::-1]
+    assert costs(solver(module), query, [TRUTH]) == [0.0]
+
+
+@pytest.mark.parametrize("rule", ["loglik", "poe"])
+def test_every_vote_has_all_candidates(module, data, rule):
+    plain = solver(module).all(data.queries()[:3])
+    other = solver(module, vote=rule).all(data.queries()[:3])
+    assert [sorted(one) for one in said(plain)] == [sorted(one) for one in said(other)]
+    for one in other:
+        order = [-c.loglik if rule == "loglik" else c.cost for c in one.candidates[:10]]
+        assert order == sorted(order) and len(order) > 1
+
+
+def test_an_early_exit_makes_fewer_walks_and_keeps_the_leader(module, data):
+    (early,) = oracle(early_exit=True).all([made_query()])
+    assert early.walks == 40 and early.candidates[0].count == 40  # 40 votes against 32 views left
+    whole, some = (solver(module, views=72, num_steps=1, early_exit=e).all(data.queries()[:3]) for e in (False, True))
+    for full, part in zip(whole, some):
+        assert np.array_equal(full.candidates[0].grid, part.candidates[0].grid)
+        counts = [c.count for c in part.candidates] + [0]
+        assert full.walks == 72 and (part.walks == 72 or counts[0] - counts[1] > 72 - part.walks)
+        assert part.walks < 72 or said([full]) == said([part])
+    assert any(part.walks == 72 for part in some)
+
+
+def test_queries_that_are_all_decided_are_walked_no_further(module, data):
+    torch.nn.init.zeros_(module.network.out.weight)  # black in every view
+    answered = solver(module, views=72, num_steps=1, early_exit=True).all(data.queries()[:3])
+    assert [one.walks for one in answered] == [40] * 3 and not any(one.attempts[0].grid.any() for one in answered)
+
+
+def test_every_block_of_an_early_exit_has_its_own_part_of_the_sizes(module, data, monkeypatch):
+    shared = sizing.Sizes([((2, 2), 0.7), ((3, 1), 0.3)], None, (2, 2))
+    monkeypatch.setattr(Solver, "sizes", lambda self, queries, *_: [shared] * len(queries))
+    (whole,), (part,) = (solver(module, views=24, early_exit=e).all(data.queries()[:1]) for e in (False, True))
+    assert part.walks == 24 and said([whole]) == said([part])
+    assert sum(c.count for c in part.candidates if c.grid.shape == (3, 1)) == 7
+
+
+def test_an_early_exit_counts_votes_only():
+    with pytest.raises(ValueError, match=r"eval\.early_exit counts votes and eval.vote is poe"):
+        EvalOptions(early_exit=True, vote="poe")
+
+
+@torch.no_grad()
+def test_a_size_read_in_the_identity_view_hears_no_other(module, data):
+    queries, asked = data.queries()[:3], solver(module)
+    prefix = asked.read(queries, asked.views())
+
+    def believed(views: str) -> list:
+        asked.size = SizeOptions(mode="head", views=views)
+        return [one.candidates for one in asked.sizes(queries, prefix, torch.arange(8))]
+
+    alone, together = believed("identity"), believed("all")
+    prefix.size_logits.view(3, 8, -1)[:, 1:] = 0.0
+    assert believed("identity") == alone and believed("all") != together
+
+
+def test_held_out_pairs_are_asked_as_queries_and_hide_no_test_grid():
+    data = arc_data(holdout=HoldoutOptions(share=1.0, min_demos=3))
+    asked = held_queries(data, 2)
+    hidden = [query.grid for query in data.queries()]
+    assert len(asked) == 2 < len(data.pools.held)
+    for query, answer in asked:
+        pair = data.pools.held[query.task.id]
+        assert np.array_equal(query.grid, pair.input) and np.array_equal(answer, pair.output)
+        assert not any(np.array_equal(query.grid, grid) for grid in hidden)
+        assert not any(np.array_equal(query.grid, demo.input) for demo in query.task.demos)
+
+
+def test_solving_during_a_fit_is_the_evaluation_with_its_own_steps_and_views():
+    given = EvalOptions(num_steps=8, views=72, sampler="renoise", stats=True, during_fit=DuringFit(5, 2, 3, 1))
+    assert during(given) == replace(given, num_steps=3, views=1, stats=False)
+
+
+def test_an_ablation_changes_one_thing_at_a_time_and_computes_no_evaluation_twice(module, data, monkeypatch):
+    module.eval_options, made = EvalOptions(num_steps=1, views=2), []
+    monkeypatch.setattr(ablate, "shares", lambda *a: made.append(a[-1]) or np.zeros(len({q.task.id for q in a[2]})))
+    states = dict.fromkeys((False, True), module.state_dict())
+    found = list(ablate.lines(module, data, states, 1))
+    names = [line.variant.name for line in found]
+    assert [n for n in names if n.startswith("sampler")] == [
+        f"sampler {s}" for s in ("posterior", "coupled", "renoise", "confidence", "feedback")
+    ]
+    assert {f"steps {n}" for n in (1, 4, 8, 16, 32, 128)} | {f"views {n}" for n in (1, 8, 40, 72)} <= set(names)
+    assert {"vote count", "vote loglik", "vote poe", "size rule+head", "size rule", "size head"} <= set(names)
+    assert {"orientation correct", "orientation unswapped", "raw weights", "averaged weights"} <= set(names)
+    assert names[-1] == "all three corrections undone together" and made[-1].options.sampler == "feedback"
+    assert made[-1].options.orientation == "unswapped" and made[-1].size == SizeOptions("head", views="identity")
+    assert len(made) == 22 and not any(a.same(b) for n, a in enumerate(made) for b in made[:n])
+    assert [len(line.shares) for line in found if line.variant.name in ("as configured", "steps 128")] == [6, 1]
 
 
 def test_the_heads_belief_is_averaged_in_the_frame_of_the_query():
@@ -130,6 +248,14 @@ def test_the_rule_counts_unless_the_head_finds_it_impossible(mode, seen, expecte
     log_p[1, 1], log_p[2, 2] = 0.95, seen
     decided = sizing.decide(task, task.queries[0], (log_p / log_p.sum()).log(), SizeOptions(mode=mode, top=1))
     assert decided.candidates[0][0] == expected and decided.rule == (3, 3) and decided.head == (2, 2)
+
+
+def test_sizes_that_are_hardly_believed_get_no_view():
+    log_p = torch.full((10, 10), 1e-9)
+    log_p[1, 1], log_p[2, 2], log_p[3, 3] = 0.8, 0.15, 0.05
+    task = made_query().task
+    decided = sizing.decide(task, task.queries[0], log_p.log(), SizeOptions(mode="head", top=3))
+    assert [size for size, _ in decided.candidates] == [(2, 2), (3, 3)]
 
 
 def test_two_sizes_share_the_views_in_proportion():

@@ -12,7 +12,9 @@ import yaml
 from packages.arc.tasks import TaskSet
 from projects.arc.module import ArcModule, SelfCondition
 from projects.arc.network import GridDenoiser
+from projects.arc.objective import per_example
 from projects.arc.packing import GridStore, commonest
+from projects.arc.sampling import WalkOptions
 from projects.arc.walking import Denoiser, walk
 from shared.training import adapting, hardware, lora, optim, pretrained
 from shared.training.batches import Share
@@ -76,11 +78,10 @@ def _fix_noise(module):
 
 def test_a_large_and_a_small_grid_weigh_the_same(data, batch):
     """The loss of an example is the mean over its own cells."""
-    module = arc_module(data)
     logits = torch.zeros(len(batch.answer.colour), 10)
     large = int(batch.answer.lengths.argmax())
     logits[batch.answer.segment == large, 0] = 50.0
-    loss = module.cell_loss(logits, batch.answer)
+    loss = per_example(logits, batch.answer)
     own = batch.answer.colour[batch.answer.segment == large]
     assert torch.isclose(loss[large], 50.0 * (own != 0).float().mean(), atol=1e-3)
     others = torch.arange(len(loss)) != large
@@ -120,7 +121,8 @@ def test_the_walk_asks_for_times_and_beliefs_that_training_drew(data, batch):
     prefix = module.network.prefix(batch.question)
     for steps in (1, 2, 8, 32):
         asked.clear()
-        walk(Denoiser(module.network, prefix, batch.answer), module.process, steps, torch.Generator().manual_seed(0))
+        denoise, rng = Denoiser(module.network, prefix, batch.answer), torch.Generator().manual_seed(0)
+        walk(denoise, batch.answer, module.process, WalkOptions(steps), rng)
         times = [float(t[0]) for t, _ in asked]
         assert len(times) == steps and times[0] == 1.0 and 0 < times[-1] <= 1
         assert asked[0][1] is None
