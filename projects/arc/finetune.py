@@ -8,7 +8,7 @@ are looked at when all is learnt (`evaluate.score`).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,6 +56,9 @@ def finetune(cli: PalimpsestCLI) -> None:
         raise Mistake(f"per_task learns on one device, this run has {cli.plan.world}. Set trainer.devices to 1.")
     run = cli._open_run()
     trainer, adapted = cli._trainer(run), PerTask(cli, run)
+    run.say(
+        f"per task    may be stopped; to go on with the next task: --run.resume true --run.name {run.name} (RESUME=1)"
+    )
     kinds = ["rows", adapters.FOLDER] if cli.options.finetune.rows else [adapters.FOLDER]
     for kind in kinds:
         adapted.all(kind)
@@ -122,6 +125,8 @@ class PerTask:
         around: list[Callback] = [averaging, Gradients(quiet, logs), logs]
         if data.pools.held:
             around.append(EarlyStopping(EXACT, mode="max", stopping_threshold=0.99, patience=options.finetune.updates))
+        matrices = kind != "rows" and options.lora.tune != "rows"  # muon is for these
+        self.module.optim_recipe = options.optim if matrices else replace(options.optim, kind="adamw")
         randomness.seed_rank(cli.config.seed_everything, 0)
         trainer = cli.instantiate_trainer(
             callbacks=around,
@@ -165,14 +170,16 @@ class PerTask:
                 states[kind] = adapters.answered(module, self.run.folder / kind, self.base, queries)
         states["after"] = states.pop(adapters.FOLDER)
         solved = {name: self._solved(found) for name, found in states.items()}
-        if not any(solved["after"].values()):
-            return
+        if not any(known for _, known in solved["after"].values()):
+            return  # no solutions: there is a submission
         lines = []
         for id in self.data.evaluated.ids:
             content = adapters.read(self._file(adapters.FOLDER, id), self.base)
             seconds = f"{content[1]['seconds']:.0f}" if content else "-"
             lines.append([id, *("/".join(map(str, each[id])) for each in solved.values()), seconds])
-        sums = [f"{sum(a == b for a, b in each.values())} of {len(lines)}" for each in solved.values()]
+        sums = [
+            f"{sum(right == known > 0 for right, known in each.values())} of {len(lines)}" for each in solved.values()
+        ]
         write_json(self.run.folder / "adapted.json", {"columns": list(solved), "tasks": lines})
         for line in layout.markdown(["task", *solved, "seconds"], [*lines, ["tasks solved", *sums, ""]]):
             self.run.say(line)
