@@ -26,8 +26,9 @@ from shared.training.callbacks import Checkpoints
 from shared.training.errors import Mistake
 from shared.training.gradients import Gradients
 from shared.training.interrupts import Interrupts
+from shared.training.loggers import CsvLogger
 from shared.training.logs import WriteLogs, duration
-from shared.training.runs import CsvLogger, Run, write_json
+from shared.training.runs import Run, write_json
 
 if TYPE_CHECKING:
     from shared.training.cli import PalimpsestCLI
