@@ -72,7 +72,8 @@ def hold_out(tasks: TaskSet, share: float = 0.1, min_demos: int = 3, key: int = 
     """Take one demo pair out of about `share` of the tasks that show at least `min_demos`.
 
     Task and pair are chosen by sha256(id, key) alone, so the choice is the same in any pool. Pairs of any task that
-    equal a held one up to symmetry and colours leave too; a task left without pairs leaves both sides.
+    equal a held one up to symmetry and colours leave too; a task left without pairs leaves both sides. A task whose
+    demos are all one pair up to symmetry and colours keeps them.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"holdout share is {share}, wanted 0 to 1")
@@ -85,7 +86,9 @@ def hold_out(tasks: TaskSet, share: float = 0.1, min_demos: int = 3, key: int = 
 
 
 def _is_chosen(task: Task, share: float, min_demos: int, key: int) -> bool:
-    return len(_shown(task)) >= min_demos and _digest(task, key)[0] < share * 2**64
+    if len(_shown(task)) < min_demos or _digest(task, key)[0] >= share * 2**64:
+        return False
+    return len({canonical(pair.input, pair.output) for pair in task.demos}) > 1
 
 
 def _held(task: Task, key: int) -> Pair:

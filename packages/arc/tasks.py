@@ -212,6 +212,13 @@ def joined(sets: Sequence[TaskSet]) -> TaskSet:
     return TaskSet(tasks, " + ".join(dict.fromkeys(names)), " + ".join(dict.fromkeys(versions)))
 
 
+def spelled(id: str | int) -> str:
+    """The id of eight characters that YAML took for a number: in octal if it began with 0, else in decimal."""
+    if isinstance(id, str):
+        return id
+    return str(id) if id >= 10**7 else f"{id:08o}"
+
+
 def unknown_id(id: str, ids: Iterable[str], name: str) -> str:
     """The sentence for an id that `name` does not have."""
     nearest = get_close_matches(id, list(ids), n=3, cutoff=0.0)

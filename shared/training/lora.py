@@ -30,8 +30,9 @@ class Rows:
 class LoraOptions:
     """Config group `lora`.
 
-    base: where the base of an adapted run is now, if it has moved. r, alpha: an adapter adds alpha / r (rslora:
-    alpha / sqrt(r)) times B A. targets, exclude: names of linear layers of the network (re.search); None takes the
+    tune: lora = adapters and rows learn, rows = the rows alone, full = everything, without adapters. base: where the
+    base of an adapted run is now, if it has moved. r, alpha: an adapter adds alpha / r (rslora: alpha / sqrt(r)) times
+    B A. targets, exclude: names of linear layers of the network (re.search); None takes the
     module's own `lora_targets`. modules_to_save: layers that learn in full, by name. train_rows: None takes the
     module's own `lora_rows`, if it has any. init: how A and B start; the output stays that of the base. pissa (Meng et
     al. 2024) and olora (Buyukakyuz 2024) start at a part of the base's own weights, which is worked out from the base
@@ -39,6 +40,7 @@ class LoraOptions:
     """
 
     enabled: bool = False
+    tune: Literal["lora", "rows", "full"] = "lora"
     base: str | None = None
     r: int = 8
     alpha: int = 16
@@ -81,10 +83,14 @@ def inject(network: nn.Module, options: LoraOptions, feed: Callable[[], None] | 
     feed: runs first batches through the network, for an init that asks for them.
     """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and few runs need it
+    from peft.utils.constants import DUMMY_TARGET_MODULES
 
     rows = {each.embedding: _checked(network, each).rows for each in options.train_rows or []}
     saved = [_part(network, name, nn.Module, "lora.modules_to_save") for name in options.modules_to_save]
-    names = [name for name in targets(network, options) if name not in options.modules_to_save]
+    found = [] if options.tune == "rows" else targets(network, options)
+    names = [name for name in found if name not in options.modules_to_save]
+    if not rows and options.tune == "rows":
+        raise Mistake("lora.tune is rows and no rows are named. Name some with lora.train_rows, or tune lora or full.")
     look = directions(network, names, options.r, feed) if options.init == "eva" and feed else {}
     config = LoraConfig(
         r=options.r,
@@ -93,7 +99,8 @@ def inject(network: nn.Module, options: LoraOptions, feed: Callable[[], None] | 
         use_rslora=options.rslora,
         use_dora=options.dora,
         init_lora_weights=True if options.init == "default" else options.init,
-        target_modules="|".join(map(re.escape, names)),  # a whole name each: peft's lists match any name's end
+        # a whole name each: peft's lists match any name's end
+        target_modules="|".join(map(re.escape, names)) if names else DUMMY_TARGET_MODULES,
         trainable_token_indices=rows or None,
     )
     inject_adapter_in_model(config, network)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from projects.arc.data import ArcData
-from projects.arc.module import ArcModule
 from shared.training import cli, pretrained
+from tests.lines import wiring
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -25,7 +24,8 @@ def run(*arguments: str) -> None:
     before = os.getcwd()
     os.chdir(ROOT)
     try:
-        cli.main(ArcModule, ArcData, list(arguments))
+        given = wiring("arc")
+        cli.main(given.module, given.data, list(arguments), verbs=given.verbs, groups=given.groups)
     finally:
         os.chdir(before)
 

@@ -153,6 +153,15 @@ def test_chosen_rows_and_layers_learn_and_others_do_not(base):
     assert torch.equal(module.network.blocks[0].mlp_norm.weight, Module().network.blocks[0].mlp_norm.weight)
 
 
+def test_rows_alone_learn_without_any_adapter(base):
+    module = adapted(base, train_rows=[Rows("words", [1, 4])], tune="rows")
+    learning = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert learning == ["network.words.token_adapter.trainable_tokens_delta.default"]
+    assert set(adapting.own(module, module.state_dict())) >= set(learning)
+    with pytest.raises(Mistake, match=r"lora\.tune is rows and no rows are named"):
+        adapted(base, tune="rows")
+
+
 VARIANTS = [
     {},
     {"rslora": True, "r": 4, "alpha": 3},
@@ -162,6 +171,7 @@ VARIANTS = [
     {"init": "olora"},
     {"init": "eva"},
     {"train_rows": [Rows("words", [0, 3])], "modules_to_save": ["out", "blocks.1.mlp.up"]},
+    {"train_rows": [Rows("words", [0, 3])], "tune": "rows"},
 ]
 
 
@@ -267,9 +277,10 @@ def test_what_is_missing_or_too_much_beside_the_base_is_refused(base, tmp_path):
         pretrained.load(Module(), path)
 
 
-def test_without_adapters_the_base_is_loaded_and_all_of_it_learns(base):
+@pytest.mark.parametrize("options", [LoraOptions(), LoraOptions(enabled=True, tune="full")])
+def test_without_adapters_the_base_is_loaded_and_all_of_it_learns(base, options):
     module = Module(seed=3)
-    adapting.attach(module, LoraOptions(), base)
+    adapting.attach(module, options, base)
     assert torch.equal(module.network(IDS), Module().network(IDS))
     assert all(p.requires_grad for p in module.parameters()) and not hasattr(module, "adapted")
 
