@@ -24,6 +24,7 @@ class Group:
     lr_scale: float = 1.0
     weight_decay: float | None = None  # None: as without the group
     name: str | None = None  # its learning rate is logged as optim/lr_<name>; None: it is not
+    optional: bool = False  # a network may have no such parameter
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _is_embedding(module: nn.Module) -> bool:
 
 def _require_matches(recipe: Recipe, named: Mapping[str, Tensor]) -> None:
     for group in recipe.groups:
-        if not any(re.search(group.pattern, name) for name in named):
+        if not group.optional and not any(re.search(group.pattern, name) for name in named):
             some = ", ".join(list(named)[:5])
             hint = nearest(group.pattern, named)
             raise Mistake(f"optim.groups: no parameter matches `{group.pattern}`.{hint} Names are like {some}.")

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from projects.arc.data import ArcData
+from projects.arc.finetune import FinetuneOptions
 from projects.arc.module import ArcModule
 from shared.processes.draws import PerSegment
 from shared.training import cli
@@ -18,6 +19,7 @@ SMALL = ["--trainer.max_steps=2", "--optim.warmup=1", "--optim.lr=0.01", "--ema.
          "--data.batch_size=24", "--model.width=32", "--model.heads=2", "--model.depth=2", "--model.eval.views=8",
          "--model.eval.num_steps=2", "--model.condition_dropout=0", "--model.self_condition.at=same",
          "--model.self_condition.share=1"]  # fmt: skip
+GROUPS = {"finetune": FinetuneOptions}
 KNOWN, NEW = "25ff71a9", "a416b8f3"
 
 
@@ -25,7 +27,7 @@ def learn(root: Path, name: str, world: int = 1, verb: str = "fit", **flags: Any
     """All ranks: two updates whose noise is each sample's own, so that every split of the batch sees the same."""
     flags = {"run.root": root, "run.name": name, "trainer.devices": world, "run__test_after_fit": False} | flags
     with patch.object(ArcModule, "path", _by_sample):
-        return cli.main(ArcModule, ArcData, [verb, *LAYERS, *SMALL, *spelled(flags)])
+        return cli.main(ArcModule, ArcData, [verb, *LAYERS, *SMALL, *spelled(flags)], groups=GROUPS)
 
 
 def adapt(root: Path, base: Path, name: str, world: int = 1, **flags: Any) -> list[str]:
@@ -55,7 +57,7 @@ def trained(root: Path) -> Path:
 def evaluate(root: Path, name: str, world: int, **flags: Any) -> None:
     """All ranks: that copy of the run again, its queries shared between them."""
     flags = {"ckpt_path": root / "arc/nano" / name, "trainer.devices": world} | flags
-    cli.main(ArcModule, ArcData, ["test", LAYERS[-1], *spelled(flags)])
+    cli.main(ArcModule, ArcData, ["test", LAYERS[-1], *spelled(flags)], groups=GROUPS)
 
 
 def answers(run: Path) -> Any:

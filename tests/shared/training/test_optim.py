@@ -189,6 +189,11 @@ def test_what_cannot_be_grouped_is_refused(network, recipe, sentence):
         build(network, recipe, 5)
 
 
+def test_an_optional_group_may_match_nothing():
+    plain, more = (build(Network(), Recipe(groups=g), 5) for g in ([], [Group("mux.weight", 3.0, optional=True)]))
+    assert [g["lr"] for g in more["optimizer"].param_groups] == [g["lr"] for g in plain["optimizer"].param_groups]
+
+
 @pytest.mark.parametrize("wrong", [{"lr": 0}, {"floor": 1.5}, {"warmup": -1}, {"cooldown": -0.1}, {"weight_decay": -1}])
 def test_values_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=f"optim.{next(iter(wrong))} is "):
