@@ -20,9 +20,10 @@ from rich.table import Table
 from packages.arc import score as scoring
 from packages.arc.tasks import AnswerKey
 from packages.arc.views import enumerated
-from projects.arc.data import ArcData, Query
+from projects.arc.data import ArcData
 from projects.arc.evaluate import Evaluation, score
 from projects.arc.module import ArcModule
+from projects.arc.pairs import Query
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions
 from shared.training import checkpoints

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from projects.arc.data import Query
+from projects.arc.pairs import Query
 from projects.arc.solving import Answered
 from shared.training import checkpoints
 from shared.training.errors import Mistake

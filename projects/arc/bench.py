@@ -25,11 +25,12 @@ from torch.nn import functional as F
 
 from packages.arc.tasks import Task, as_grid
 from projects.arc import bench_module
-from projects.arc.data import ArcData, Augment, Grids, HoldoutOptions, PairBatches, Query
+from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.dense import DenseDenoiser
 from projects.arc.module import Noise
 from projects.arc.network import INPUT, OUTPUT, GridDenoiser
 from projects.arc.packing import Cells
+from projects.arc.pairs import Augment, Grids, PairBatches, Query
 from projects.arc.size import SizeOptions
 from projects.arc.solving import EvalOptions, Solver
 from shared.training.batches import StatelessBatches

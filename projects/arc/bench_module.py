@@ -22,9 +22,10 @@ import yaml
 from torch import Tensor
 
 from packages.arc.sources import Source, read_questions
-from projects.arc.data import ArcData, Augment, Grids, HoldoutOptions, PairBatches
+from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.module import ArcModule, Noise
 from projects.arc.network import NUM_COLOURS
+from projects.arc.pairs import Augment, Grids, PairBatches
 from projects.arc.solving import EvalOptions
 from shared.sampling import sample, uniform_grid
 from shared.training import hardware, optim

@@ -22,8 +22,9 @@ from shared.training.pretrained import build
 from shared.training.randomness import key
 
 if TYPE_CHECKING:
-    from projects.arc.data import ArcData, Grids
+    from projects.arc.data import ArcData
     from projects.arc.module import ArcModule
+    from projects.arc.pairs import Grids
 
 PRESETS = {
     "early": {"time": "index", "labels": "rotation_flip", "self_condition": "probabilities"},

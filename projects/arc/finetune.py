@@ -156,6 +156,7 @@ class PerTask:
         """checkpoints/final.ckpt, as far as all tasks share it: with the files beside it, it is evaluated as any."""
         writer = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))  # type: ignore[attr-defined]
         origin = {**writer.origin, **pretrained.origin(self.module), "updates": self.cli.options.finetune.updates}
+        origin["incomplete"] = f"{adapters.FOLDER}/ beside it holds what every task learnt"
         content = {"state_dict": adapting.own(self.module, self.module.state_dict()), "palimpsest": origin}
         self.module.on_save_checkpoint(content)
         temporary = self.run.checkpoints / "writing.tmp"

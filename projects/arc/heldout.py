@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from packages.arc.score import solved
 from packages.arc.tasks import Grid, Task
-from projects.arc.data import ArcData, Query
+from projects.arc.data import ArcData
+from projects.arc.pairs import Query
 from projects.arc.solving import DuringFit, EvalOptions
 from shared.training.averaging import Averaging
 from shared.training.logs import WriteLogs

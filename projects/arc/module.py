@@ -20,13 +20,14 @@ from torch.nn import functional as F
 
 from projects.arc import adapters, cost
 from projects.arc.compat import Compat, Earlier, Own
-from projects.arc.data import ArcData, Grids, Query
+from projects.arc.data import ArcData
 from projects.arc.demos import Conditioning
 from projects.arc.evaluate import Evaluation
 from projects.arc.heldout import SolveHeld
 from projects.arc.network import NUM_COLOURS, Frame, GridDenoiser, Prefix, Question
 from projects.arc.objective import LossOptions, Objective, UnrollOptions, per_example
 from projects.arc.packing import Cells, commonest
+from projects.arc.pairs import Grids, Query
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.sampling import WalkOptions
 from projects.arc.size import SizeOptions
@@ -37,6 +38,7 @@ from shared.processes import Absorbing, Hybrid, Uniform, cosine, squared, with_f
 from shared.processes.categorical import Categorical, Redraw
 from shared.processes.draws import PerSegment
 from shared.training import optim
+from shared.training.errors import Mistake
 from shared.training.lora import Rows
 from shared.training.pretrained import build
 from shared.training.randomness import Randomness
@@ -373,6 +375,8 @@ class ArcModule(LightningModule):
 
     def sample(self, seeds: list[int]) -> list[Sample]:
         """Answers to the evaluated queries in turn, one walk in the identity view each; no answer is looked up."""
+        if self.per_task is not None:
+            raise Mistake("Every task of this run has adapters of its own: make evaluate wears them, sample cannot.")
         asked = self.data.queries()
         queries = [asked[seed % len(asked)] for seed in seeds]
         options = replace(self.eval_options, num_steps=self.sampling.steps)

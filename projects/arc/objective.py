@@ -20,7 +20,7 @@ from shared.objectives import global_mean, kl, segment_mean, share
 from shared.processes.categorical import T_MIN, Categorical
 
 if TYPE_CHECKING:
-    from projects.arc.data import Grids
+    from projects.arc.pairs import Grids
 
 STRIDE = 1 / 128  # of the posteriors that the bound compares
 LEAST = 1e-12  # probability of a state under the model

@@ -10,7 +10,7 @@ import torch
 
 from packages.arc import draw
 from packages.arc.tasks import Grid
-from projects.arc.data import Example, Query
+from projects.arc.pairs import Example, Query
 from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment
 from shared.training.batches import Share

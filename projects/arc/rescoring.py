@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from packages.arc.tasks import Grid
 from packages.arc.views import Views
-from projects.arc.data import Query, look
 from projects.arc.network import Prefix
 from projects.arc.packing import GridStore
+from projects.arc.pairs import Query, look
 from shared.objectives import segment_mean
 from shared.processes.draws import PerSegment
 

@@ -21,10 +21,10 @@ from packages.arc.tasks import Grid, Size
 from packages.arc.views import Views
 from packages.arc.vote import Attempt, Ballot, Candidate
 from projects.arc import size as sizing
-from projects.arc.data import Query, ask, viewed_sizes
 from projects.arc.demos import Conditioning
 from projects.arc.network import GridDenoiser, Prefix
 from projects.arc.packing import Cells, GridStore, blank
+from projects.arc.pairs import Query, ask, viewed_sizes
 from projects.arc.rescoring import costs
 from projects.arc.sampling import WalkOptions
 from projects.arc.size import SizeOptions, Sizes

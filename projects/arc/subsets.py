@@ -15,8 +15,9 @@ import numpy as np
 
 from packages.arc import score as scoring
 from packages.arc.tasks import Task
-from projects.arc.data import ArcData, Query
+from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
+from projects.arc.pairs import Query
 from projects.arc.solving import Answered
 from shared.training.errors import Mistake
 

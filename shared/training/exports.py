@@ -111,6 +111,8 @@ def _exportable(path: str | Path, out: Path | None, merge: bool) -> dict[str, An
     if out and out.exists() and any(out.iterdir()) and not any((out / ours).exists() for ours in (EXPORTED, STAGING)):
         raise Mistake(f"{out} is not empty and holds no export. Name another folder with --export.out (OUT=).")
     origin = checkpoints.read(path)["palimpsest"]
+    if missing := origin.get("incomplete"):
+        raise Mistake(f"{path} is not all of the weights: {missing}. Export the base, or adapt it jointly.")
     if merge and not origin.get("lora"):
         raise Mistake(f"{path} has no adapters, so there is nothing to merge. Leave out --export.merge (MERGE=).")
     return origin

@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning import Trainer
 
-from projects.arc.data import ArcData, Augment, Example, Grids, PairBatches
+from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
 from projects.arc.objective import per_example
+from projects.arc.pairs import Augment, Example, Grids, PairBatches
 from projects.arc.sampling import WalkOptions
 from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from projects.arc.data import ArcData, Augment, HoldoutOptions, PairBatches
+from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.module import ArcModule
+from projects.arc.pairs import Augment, PairBatches
 from shared.training.batches import StatelessBatches
 
 TASKS = ["25ff71a9", "3c9b0459", "6d0aefbc", "a416b8f3", "d037b0a7", "dae9d2b5"]

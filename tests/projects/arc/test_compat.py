@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from packages.arc.views import turn
 from projects.arc import dense
 from projects.arc.compat import PRESETS, Compat
-from projects.arc.data import Augment, PairBatches
 from projects.arc.dense import DenseDenoiser, Feedback, PostNormBlock, ViewLabels
 from projects.arc.module import ArcModule, Noise, SelfCondition
+from projects.arc.pairs import Augment, PairBatches
 from shared.sampling import uniform_grid
 from shared.training import pretrained
 from shared.training.batches import Share

@@ -12,9 +12,10 @@ from packages.arc.families import family
 from packages.arc.sources import Source, read_questions
 from packages.arc.subsets import read_ids, within
 from packages.arc.tasks import digest
-from projects.arc.data import ArcData, Augment, HoldoutOptions
+from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.demos import Conditioning
 from projects.arc.network import GridDenoiser
+from projects.arc.pairs import Augment
 from tests.lines import CPU, ROOT, RUNGS, Rung, built
 
 ARC2 = "configs/arc/arc2.yaml"

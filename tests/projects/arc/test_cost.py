@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from packages.arc.tasks import Pair, as_grid
 from projects.arc import cost
-from projects.arc.data import Augment, Example, PairBatches
 from projects.arc.module import SelfCondition
+from projects.arc.pairs import Augment, Example, PairBatches
 from shared.training.batches import Share
 from shared.training.randomness import Randomness
 from shared.training.throughput import training_flops

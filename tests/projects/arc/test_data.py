@@ -11,9 +11,10 @@ import torch
 
 from packages.arc.sources import Source, export, read_questions
 from packages.arc.views import View
-from projects.arc.data import Augment, Grids, HoldoutOptions, PairBatches
+from projects.arc.data import HoldoutOptions
 from projects.arc.evaluate import Evaluation
 from projects.arc.packing import GridStore, blank, weave
+from projects.arc.pairs import Augment, Grids, PairBatches
 from projects.arc.solving import EvalOptions
 from shared.training.batches import Share
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module

@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from packages.arc.subsets import Holdout
 from packages.arc.tasks import Pair, Task, TaskSet, as_grid
-from projects.arc.data import ArcData, Augment, HoldoutOptions, Query
+from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.demos import Conditioning, cells_of, content
 from projects.arc.module import SelfCondition
 from projects.arc.network import DEMO_INPUT, DEMO_OUTPUT, INPUT, MAX_DEMOS, NO_ROW, GridDenoiser
+from projects.arc.pairs import Augment, Query
 from projects.arc.solving import EvalOptions
 from projects.arc.walking import Denoiser
 from shared.training.batches import Share

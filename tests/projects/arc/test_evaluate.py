@@ -14,11 +14,12 @@ from packages.arc.tasks import Task, as_grid
 from packages.arc.views import NUM_D4, Views
 from projects.arc import ablate
 from projects.arc import size as sizing
-from projects.arc.data import HoldoutOptions, Query
+from projects.arc.data import HoldoutOptions
 from projects.arc.evaluate import Evaluation
 from projects.arc.heldout import during, held_queries
 from projects.arc.module import Noise
 from projects.arc.packing import Cells
+from projects.arc.pairs import Query
 from projects.arc.rescoring import costs
 from projects.arc.size import SizeOptions
 from projects.arc.solving import DuringFit, EvalOptions, Solver

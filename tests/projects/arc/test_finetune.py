@@ -238,6 +238,13 @@ def test_evaluating_the_run_wears_every_task_its_own(root):
     assert again[NEW[0]] == first[NEW[0]] and again[NEW[1]] != first[NEW[1]]
 
 
+@pytest.mark.parametrize(("verb", "why"), [("export", "adapters/ beside it holds"), ("sample", "sample cannot")])
+def test_what_would_leave_the_adapters_out_is_refused(root, capsys, verb, why):
+    with pytest.raises(SystemExit):
+        run(verb, f"--ckpt_path={root}/arc/nano-lora/whole")
+    assert why in capsys.readouterr().err
+
+
 def test_a_run_killed_in_its_second_task_goes_on_with_it(root, monkeypatch):
     folder, one = root / "arc/nano-lora/killed", PerTask.one
     ids = sorted(NEW)

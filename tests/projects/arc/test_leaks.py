@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from packages.arc.sources import export
-from projects.arc.data import ArcData, Augment, HoldoutOptions
+from projects.arc.data import ArcData, HoldoutOptions
+from projects.arc.pairs import Augment
 from projects.arc.solving import EvalOptions
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_module
 

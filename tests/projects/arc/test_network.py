@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from projects.arc.data import PairBatches
 from projects.arc.network import GridDenoiser
+from projects.arc.pairs import PairBatches
 from projects.arc.walking import Denoiser
 from shared.training.batches import Share
 from tests.projects.arc.conftest import arc_data, arc_module
