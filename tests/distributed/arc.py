@@ -16,7 +16,7 @@ from tests.distributed.adapted import moved, spelled
 LAYERS = [f"--config=configs/{name}.yaml" for name in ("arc/base", "arc/nano", "hardware/cpu")]
 SMALL = ["--trainer.max_steps=2", "--optim.warmup=1", "--optim.lr=0.01", "--ema.decay=0.5", "--logging.every=1",
          "--snapshots.every=null", "--data.tasks=[25ff71a9,3c9b0459,d037b0a7]", "--data.batch_units=null",
-         "--data.batch_size=24", "--model.width=32", "--model.heads=2", "--model.depth=2", "--model.eval.views=8",
+         "--data.batch_size=24", "--model.width=32", "--model.heads=2", "--model.depth=3", "--model.eval.views=8",
          "--model.eval.num_steps=2", "--model.condition_dropout=0", "--model.self_condition.at=same",
          "--model.self_condition.share=1"]  # fmt: skip
 GROUPS = {"finetune": FinetuneOptions}

@@ -6,6 +6,7 @@ import torch
 from projects.arc.data import ArcData, HoldoutOptions
 from projects.arc.module import ArcModule
 from projects.arc.pairs import Augment, PairBatches
+from projects.arc.walking import Denoiser
 from shared.training.batches import StatelessBatches
 
 TASKS = ["25ff71a9", "3c9b0459", "6d0aefbc", "a416b8f3", "d037b0a7", "dae9d2b5"]
@@ -40,6 +41,22 @@ def arc_batches(data: ArcData, **options) -> tuple[StatelessBatches, PairBatches
     """The order of batches, and what builds them."""
     examples = data.examples()
     return data.order(examples, **options), data.pairs(examples, data.augment)
+
+
+def believe(network, batch, t=0.7, belief=None):
+    """Logits of the batch's answers at time t, the question read anew."""
+    prefix = network.prefix(batch.question)
+    times = torch.full((batch.num_samples,), t)
+    return network(prefix, network.frame(prefix, batch.answer), batch.answer, times, belief)
+
+
+def believed_twice(network, batch, t=0.7):
+    """The same by way of a walk's denoiser, which keeps the prefix: first and second time it is asked."""
+    denoise = Denoiser(network, network.prefix(batch.question), batch.answer)
+    times = torch.full_like(batch.answer.colour, t, dtype=torch.float32)
+    first = denoise(batch.answer.colour, times)
+    denoise.previous = None
+    return first, denoise(batch.answer.colour, times)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,8 @@ from projects.arc.module import SelfCondition
 from projects.arc.network import DEMO_INPUT, DEMO_OUTPUT, INPUT, MAX_DEMOS, NO_ROW, GridDenoiser
 from projects.arc.pairs import Augment, Query
 from projects.arc.solving import EvalOptions
-from projects.arc.walking import Denoiser
 from shared.training.batches import Share
-from tests.projects.arc.conftest import arc_batches, arc_data, arc_module
+from tests.projects.arc.conftest import arc_batches, arc_data, arc_module, believe, believed_twice
 
 UNKNOWN = ["46442a0e", "7fe24cdd"]
 
@@ -276,11 +275,6 @@ def test_flops_of_a_training_step_with_demos_are_counted_exactly(monkeypatch):
 # ---- what the network makes of it
 
 
-def believe(network, batch, prefix=None):
-    prefix = prefix or network.prefix(batch.question)
-    return network(prefix, network.frame(prefix, batch.answer), batch.answer, torch.full((batch.num_samples,), 0.7))
-
-
 def test_size_logits_do_not_change_with_the_answer(data, module):
     pairs = data.pairs(data.examples())
     small, large = (pairs.build(Share.of([0, 1, 2])) for _ in range(2))
@@ -291,12 +285,8 @@ def test_size_logits_do_not_change_with_the_answer(data, module):
 
 
 def test_a_kept_prefix_gives_the_logits_of_a_fresh_one_and_of_the_masked_reference(module, batch, monkeypatch):
-    prefix = module.network.prefix(batch.question)
-    denoise = Denoiser(module.network, prefix, batch.answer)
-    t = torch.full_like(batch.answer.colour, 0.7, dtype=torch.float32)
-    first = denoise(batch.answer.colour, t)
-    denoise.previous = None
-    assert torch.equal(first, denoise(batch.answer.colour, t))
+    first, second = believed_twice(module.network, batch)
+    assert torch.equal(first, second)
     monkeypatch.setenv("ATTENTION", "mask")
     assert torch.allclose(first, believe(module.network, batch), atol=1e-4)
 

@@ -8,15 +8,8 @@ from torch import nn
 
 from projects.arc.network import GridDenoiser
 from projects.arc.pairs import PairBatches
-from projects.arc.walking import Denoiser
 from shared.training.batches import Share
-from tests.projects.arc.conftest import arc_data, arc_module
-
-
-def believe(network: GridDenoiser, batch, t=0.7, belief=None):
-    prefix = network.prefix(batch.question)
-    times = torch.full((batch.num_samples,), t)
-    return network(prefix, network.frame(prefix, batch.answer), batch.answer, times, belief)
+from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_twice
 
 
 @pytest.mark.parametrize(
@@ -68,12 +61,8 @@ def test_size_logits_have_no_gradient_from_the_answer_nor_the_prefix_from_the_bo
 
 
 def test_a_kept_prefix_gives_the_logits_of_a_fresh_one(module, batch):
-    prefix = module.network.prefix(batch.question)
-    denoise = Denoiser(module.network, prefix, batch.answer)
-    t = torch.full_like(batch.answer.colour, 0.7, dtype=torch.float32)
-    first = denoise(batch.answer.colour, t)
-    denoise.previous = None
-    assert torch.equal(first, denoise(batch.answer.colour, t))
+    first, second = believed_twice(module.network, batch)
+    assert torch.equal(first, second)
     assert torch.allclose(first, believe(module.network, batch), atol=1e-6)
 
 
