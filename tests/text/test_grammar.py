@@ -12,7 +12,7 @@ from packages.text.grammar import Grammar
 from packages.text.philox import philox
 
 ROOT = Path(__file__).parents[2]
-LEVELS = ["micro"]
+LEVELS = ["micro", "small", "long"]
 KNOWN_ANSWERS = [  # Random123, philox4x32-10: counter, key, output
     ((0,) * 4, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
