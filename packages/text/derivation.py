@@ -14,7 +14,7 @@ from packages.text.rules import Plain
 STRIDE = 4  # steps per four random numbers; finished rows leave at their end
 MAX_ATTEMPTS = 10_000
 
-Refused = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids [B, limit], lengths [B] -> [B] True where drawn anew
+Refused = Callable[[np.ndarray], np.ndarray]  # ids [B, limit] -> [B], True where drawn anew
 
 
 class Derivation:
@@ -53,11 +53,11 @@ class Derivation:
             if not len(left):
                 return ids
             drawn, lengths = self._draw(seed, indices[left], attempt)
-            again = lengths > self.limit
+            fits = lengths <= self.limit
             if refused is not None:
-                again |= refused(drawn[:, : self.limit], lengths)
-            ids[left[~again]] = drawn[~again, : self.limit]
-            left = left[again]
+                fits[fits] = ~refused(drawn[fits, : self.limit])
+            ids[left[fits]] = drawn[fits, : self.limit]
+            left = left[~fits]
         raise ValueError(f"sentence {indices[left[0]]} was refused {MAX_ATTEMPTS} times; allow longer sentences")
 
     def _draw(self, seed: int, indices: np.ndarray, attempt: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ words are Zipf(1.0) in the order they are written.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from packages.text.rules import Plain, Relation, Weights, expand
 
@@ -23,6 +23,7 @@ class Language:
     lexicon: Mapping[str, Weights]
     lemmas: Mapping[str, str]  # word -> its dictionary form, for nouns and verbs
     max_words: int
+    pronouns: Mapping[str, str] = field(default_factory=dict)  # what is spoken of -> its pronoun
 
     def plain(self) -> Plain:
         return expand(self.rules, self.domains, self.relations, self.lexicon, "Text")
@@ -213,7 +214,7 @@ SENTENCE = """
     Text -> Speaker.n Say.n.t ',' Quoted '.' : 0.12
     Text -> Quoted ',' Speaker.n Say.n.t '.' : 0.06
 """
-# Eight sentences less those that opening m leaves out. The one spoken of is e: next comes its pronoun, its name, another.
+# 9 - m sentences. The one spoken of is e; next comes its pronoun, its name, or another.
 DOCUMENT = """
     Text -> Line.e.t After.m.e.t : 1 : opening m e
     After.m.e.t -> Again.e.t After.m+1.e.t : 0.8
@@ -246,12 +247,13 @@ RELATIONS = {
         vehicle roll .8; vehicle fall .2"""
     ),
     "transitive": relation(
-        """person see person .1; person see animal .08; person see thing .05; person see text .02; person see vehicle .05
-        person help person .2; person eat food .14; person write text .1; person hold thing .12; person hold food .04
-        person drive vehicle .1
-        animal see person .1; animal see animal .1; animal see food .05; animal chase animal .35; animal chase person .1
-        animal eat food .2; animal please person .1
-        thing please person .8; thing please animal .2; text please person 1; food please person .7; food please animal .3
+        """person see person .1; person see animal .08; person see thing .05; person see text .02
+        person see vehicle .05; person help person .2; person eat food .14; person write text .1; person hold thing .12
+        person hold food .04; person drive vehicle .1
+        animal see person .1; animal see animal .1; animal see food .05; animal chase animal .35
+        animal chase person .1; animal eat food .2; animal please person .1
+        thing please person .8; thing please animal .2; text please person 1
+        food please person .7; food please animal .3
         vehicle pass vehicle .5; vehicle pass person .3; vehicle pass animal .2"""
     ),
     "gift": relation("text .4; thing .35; food .25"),
@@ -326,10 +328,12 @@ OTHERS = {
     "Who.person": "who",
 }
 OTHERS |= {f"Who.{name}": "that" for name in ("animal", "thing", "text", "food", "vehicle")}
-NAMES = relation("anna she 1; ben he 1; carol she 1; david he 1; emma she 1; felix he 1; julia she 1; peter he 1")
-ENTITIES = [(name, "person", "sg", pronoun) for name, pronoun in NAMES]
-ENTITIES += [(name, "animal", "sg", "it") for name in ("dog", "cat", "horse", "fox", "bear")]
-ENTITIES += [(name, "person", "pl", "they") for name in ("children", "farmers", "girls", "boys", "nurses")]
+ENTITIES = relation(
+    """anna person sg she 1; ben person sg he 1; carol person sg she 1; dog animal sg it 1; david person sg he 1
+    children person pl they 1; emma person sg she 1; cat animal sg it 1; felix person sg he 1; horse animal sg it 1
+    farmers person pl they 1; julia person sg she 1; peter person sg he 1; fox animal sg it 1; girls person pl they 1
+    bear animal sg it 1; boys person pl they 1; nurses person pl they 1"""
+)
 
 
 def _small(texts: Mapping[str, str]) -> dict[str, str]:
@@ -341,15 +345,15 @@ def _all(texts: Mapping[str, str]) -> dict[str, str]:
     return {name: text.replace("|", "") for name, text in texts.items()}
 
 
-def _spoken_of(entities: list[tuple[str, ...]]) -> tuple[dict[str, Relation], dict[str, str]]:
+def _spoken_of(entities: Relation) -> tuple[dict[str, Relation], dict[str, str]]:
     """The relations and words of DOCUMENT. Entities are Zipf(1.0), a change is to any other."""
     rank = zipf([name for name, *_ in entities])
-    kinds = {row[1:]: 1.0 for row in entities}
+    kinds = sorted({row[1:] for row in entities})
     relations: dict[str, Relation] = {
         "opening": {(m, e): rank[e] for m in "12345" for e in rank},
         "change": {(e, x): rank[x] for e in rank for x in rank if x != e},
-        "entity": dict.fromkeys(entities, 1.0),
-        "pronoun": {(p, c, n): share for (c, n, p), share in kinds.items()},
+        "entity": entities,
+        "pronoun": {(p, c, n): 1.0 for c, n, p in kinds},
     }
     words = {f"{'Known' if p in ('he', 'she') else 'Topic'}.{e}.{n}": e for e, _, n, p in entities}
     return relations, words | {f"Pronoun.{p}.{n}": p for _, n, p in kinds}
@@ -357,14 +361,17 @@ def _spoken_of(entities: list[tuple[str, ...]]) -> tuple[dict[str, Relation], di
 
 SMALL = language(CLAUSES + SENTENCE, DOMAINS, RELATIONS, _small(NOUNS), _small(VERBS), _small(OTHERS), max_words=30)
 SPOKEN_OF, ENTITY_WORDS = _spoken_of(ENTITIES)
-LONG = language(
-    CLAUSES + DOCUMENT,
-    DOMAINS | {"e": dict.fromkeys((name for name, *_ in ENTITIES), 1.0)},
-    RELATIONS | SPOKEN_OF,
-    _all(NOUNS),
-    _all(VERBS),
-    _all(OTHERS) | ENTITY_WORDS,
-    max_words=126,
+LONG = replace(
+    language(
+        CLAUSES + DOCUMENT,
+        DOMAINS | {"e": {name: 1.0 for name, *_ in ENTITIES}},
+        RELATIONS | SPOKEN_OF,
+        _all(NOUNS),
+        _all(VERBS),
+        _all(OTHERS) | ENTITY_WORDS,
+        max_words=126,
+    ),
+    pronouns={name: pronoun for name, _, _, pronoun in ENTITIES},
 )
 
 LEVELS = {"micro": MICRO, "small": SMALL, "long": LONG}
