@@ -5,7 +5,6 @@ With counts everything expected is a sum: the entropy over rules, the unigram ov
 seams between neighbours (what stands last in the left one, first in the right one, by length).
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -153,9 +152,8 @@ class Exact:
 
     def _shift(self, symbol: str) -> np.ndarray:
         """[n, m] = p(A, n - m): adds the words of A to a length."""
-        lengths = np.arange(self.limit + 1)
-        gap = lengths[:, None] - lengths
-        return np.where(gap >= 0, self.inside[symbol][gap], 0.0)
+        shifted = np.concatenate([np.zeros(self.limit), self.inside[symbol]])
+        return np.lib.stride_tricks.sliding_window_view(shifted, self.limit + 1)[:, ::-1]
 
     @cached_property
     def _both(self) -> tuple[dict, dict]:
@@ -171,14 +169,11 @@ class Exact:
     def _between(self) -> np.ndarray:
         """[preterminals, preterminals], expected number of seams with this one before that one."""
         first, last = self._both
-        seams: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros((self.limit + 1, self.limit + 1)))
+        found = np.zeros((len(self.lexicon), len(self.lexicon)))
         for symbol, rules in self.rules.items():
             seam = self._seam(symbol, self.counts)
             for p, left, right in rules:
                 if right is not None:
-                    seams[left, right] = seams[left, right] + p * seam
-        found = np.zeros((len(self.lexicon), len(self.lexicon)))
-        for (left, right), seam in seams.items():
-            (before, lasts), (after, firsts) = last[left], first[right]
-            found[np.ix_(before, after)] += lasts.T @ seam @ firsts
+                    (before, lasts), (after, firsts) = last[left], first[right]
+                    found[np.ix_(before, after)] += p * (lasts.T @ seam @ firsts)
         return found

@@ -87,7 +87,7 @@ class Grammar:
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"there is no grammar {level!r}; the levels are {', '.join(LEVELS)}")
-        if not compositional <= held_out_share < 1:
+        if not 0 <= held_out_share < 1 or (compositional and not held_out_share):
             raise ValueError(f"held_out_share is {held_out_share}; it is a share, above 0 for the compositional split")
         self.level, self.language = level, LEVELS[level]
         self.max_words = self.language.max_words if max_words is None else max_words
@@ -121,7 +121,7 @@ class Grammar:
 
     @cached_property
     def held_out(self) -> HeldOut:
-        return HeldOut(self.words, self.language.lemmas, self.held_out_share)
+        return HeldOut(self.words, self.language.nouns, self.language.verbs, self.held_out_share)
 
     def ids(self, seed: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """[B, max_words] uint16, places in `words` of the sentences (seed, index); len(words) from the end on."""

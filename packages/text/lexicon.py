@@ -21,9 +21,15 @@ class Language:
     domains: Mapping[str, Weights]
     relations: Mapping[str, Relation]
     lexicon: Mapping[str, Weights]
-    lemmas: Mapping[str, str]  # word -> its dictionary form, for nouns and verbs
+    nouns: Mapping[str, str]  # form -> dictionary form
+    verbs: Mapping[str, str]
     max_words: int
     pronouns: Mapping[str, str] = field(default_factory=dict)  # what is spoken of -> its pronoun
+
+    @property
+    def lemmas(self) -> dict[str, str]:
+        """form -> dictionary form, of nouns, verbs and the copula."""
+        return {**self.nouns, **self.verbs} | dict.fromkeys(("is", "are", "was", "were"), "be")
 
     def plain(self) -> Plain:
         return expand(self.rules, self.domains, self.relations, self.lexicon, "Text")
@@ -96,7 +102,7 @@ def language(
     """Forms the words that are written as `word` or `word/irregular form`, best known first."""
     (of_noun, noun_lemmas), (of_verb, verb_lemmas) = nouns(of_nouns), verbs(of_verbs)
     rest = {symbol: zipf(text.split()) for symbol, text in others.items()}
-    return Language(rules, domains, relations, of_noun | of_verb | rest, noun_lemmas | verb_lemmas, max_words)
+    return Language(rules, domains, relations, of_noun | of_verb | rest, noun_lemmas, verb_lemmas, max_words)
 
 
 NUMBER = {"sg": 0.6, "pl": 0.4}
