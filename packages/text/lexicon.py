@@ -166,7 +166,7 @@ CLAUSES = """
     Main.t.k -> Clause.t Joint Main.t.k+1 : 0.14
     Quoted -> '“' Main.t.1 '”' : 0.9
     Quoted -> '“' Speaker.n Say.n.t ',' '‘' Clause.t2 '’' '”' : 0.1
-    Speaker.n -> NP.person.n.2
+    Speaker.n -> NP.person.n.0
     Clause.t -> Basic.t : 0.86
     Clause.t -> Place ',' Basic.t : 0.07
     Clause.t -> Time.t ',' Subject.c.n Plain.c.n.t : 0.07
@@ -258,9 +258,9 @@ RELATIONS = {
         person hold food .04; person drive vehicle .1
         animal see person .1; animal see animal .1; animal see food .05; animal chase animal .35
         animal chase person .1; animal eat food .2; animal please person .1
-        thing please person .8; thing please animal .2; text please person 1
-        food please person .7; food please animal .3
-        vehicle pass vehicle .5; vehicle pass person .3; vehicle pass animal .2"""
+        thing please person .08; thing please animal .02; text please person .05
+        food please person .03; food please animal .02
+        vehicle pass vehicle .05; vehicle pass person .03; vehicle pass animal .02"""
     ),
     "gift": relation("text .4; thing .35; food .25"),
     "carried": relation("animal .4; thing .4; text .2"),

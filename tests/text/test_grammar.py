@@ -29,6 +29,11 @@ KNOWN_ANSWERS = [  # Random123, philox4x32-10: counter, key, output
     ),
 ]
 SIZES = {"micro": (55, 14), "small": (295, 30), "long": (495, 126)}  # words, longest sentence
+STREAM = {
+    "micro": "b4798c9fee9a2421",
+    "small": "88e0a0a2c4a637f2",
+    "long": "6ebff0669f43a2ef",
+}  # start of the hash of 200 sentences
 DRAWS = {"micro": 200_000, "small": 200_000, "long": 10_000}
 
 
@@ -51,6 +56,13 @@ def test_philox_gives_the_published_answers(counter, key, output):
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_has_the_words_and_the_length_the_sizes_count_on(level):
     assert (len(set(grammar(level).words)), grammar(level).max_words) == SIZES[level]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_stream_is_the_one_it_always_was(level):
+    """On any version of Python. A change of rules or words makes another stream: pin it anew, and say so."""
+    rows = [" ".join(sentence.words) for sentence in grammar(level).samples(1, range(10**12, 10**12 + 200))]
+    assert sha256("\n".join(rows).encode()).hexdigest()[:16] == STREAM[level]
 
 
 @pytest.mark.parametrize("level", LEVELS)
