@@ -88,14 +88,14 @@ class Dependencies:
             places = {id(leaf): start + n for n, leaf in enumerate(tree.leaves())}
             for node in tree.nodes():
                 for kind, first, second in _pairs(node):
-                    yield self._agreement(kind, node, places, first, second)
+                    yield self._agreement(kind, places, first, second)
                 if node.category == "Entity":
                     topic = places[id(head(node))], str(head(node).word)
                 elif node.category == "Pronoun" and topic:
                     right = self.pronouns.get(topic[1]) == node.word
                     yield Dependency("pronoun", topic[0], places[id(node)], right)
 
-    def _agreement(self, kind: str, node: Tree, places: dict[int, int], first: Tree, second: Tree) -> Dependency:
+    def _agreement(self, kind: str, places: dict[int, int], first: Tree, second: Tree) -> Dependency:
         number = "pl" if joined(first) else self.number.get(str(head(first).word))
         said = self.number.get(str(head(second).word))
         satisfied = None if number is None or said is None else number == said
@@ -130,7 +130,7 @@ def _pairs(node: Tree) -> Iterator[tuple[str, Tree, Tree]]:
         yield "subject-verb", parts["Nom"], parts["Be"]
     subject = next((parts[name] for name in SUBJECTS if name in parts), None)
     verb = next((parts[name] for name in (*PREDICATES, *VERBS) if name in parts), None)
-    if subject and verb and node.category != "VP" and node.category != "Plain":
+    if subject and verb and node.category not in ("VP", "Plain"):
         yield "subject-verb", subject, verb
     clause = next((each for each in (*node.children, *_inside(parts.get("Aside"))) if each.category == "Rel"), None)
     if clause and node.category == "NP" and not any(child.category == "NP" for child in clause.children):

@@ -14,7 +14,8 @@ from packages.text.rules import Plain
 STRIDE = 4  # steps per four random numbers; finished rows leave at their end
 MAX_ATTEMPTS = 10_000
 
-Refused = Callable[[np.ndarray], np.ndarray]  # ids [B, limit] -> [B], True where drawn anew
+Array = np.ndarray
+Refused = Callable[[Array], Array]  # ids [B, limit] -> [B], True where drawn anew
 
 
 class Derivation:
@@ -41,7 +42,7 @@ class Derivation:
             return [(p, (), emitted[word]) for p, word in plain.lexicon[symbol]]
         return [(p, tuple(number[each] for each in right), -1) for p, right in plain.rules[symbol]]
 
-    def __call__(self, seed: int, indices: Sequence[int] | np.ndarray, refused: Refused | None = None) -> np.ndarray:
+    def __call__(self, seed: int, indices: Sequence[int] | Array, refused: Refused | None = None) -> Array:
         """Ids [B, limit] uint16 of the sentences (seed, index), `len(words)` from the end of each on.
 
         ValueError: a sentence is refused in every attempt.
@@ -60,7 +61,7 @@ class Derivation:
             left = left[~fits]
         raise ValueError(f"sentence {indices[left[0]]} was refused {MAX_ATTEMPTS} times; allow longer sentences")
 
-    def _draw(self, seed: int, indices: np.ndarray, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, seed: int, indices: Array, attempt: int) -> tuple[Array, Array]:
         """One attempt: ids [B, limit + STRIDE], lengths [B], above the limit where it was left unfinished."""
         number = len(indices)
         ids = np.full((number, self.limit + STRIDE + 1), self.end, np.uint16)
@@ -75,8 +76,8 @@ class Derivation:
             rows, block = rows[(height[rows] > 1) & (length[rows] <= self.limit)], block + 1
         return ids, length
 
-    def _step(self, rows, random, stack, height, ids, length) -> None:
-        """Pop a symbol of each row, choose one of its rules, push the right side or say the word."""
+    def _step(self, rows: Array, random: Array, stack: Array, height: Array, ids: Array, length: Array) -> None:
+        """Pop a symbol of each of these rows, choose one of its rules, push the right side or say the word."""
         top = height[rows] - 1
         rule = np.searchsorted(self.bound, stack[rows, top] + random, side="right")
         stack[rows[:, None], top[:, None] + np.arange(self.right.shape[1])] = self.right[rule]
@@ -87,7 +88,7 @@ class Derivation:
         length[rows] += said
 
 
-def _bounds(number: int, probabilities: list[float]) -> np.ndarray:
+def _bounds(number: int, probabilities: list[float]) -> Array:
     """Upper ends of the parts of [number, number + 1), one per choice."""
     ends = number + np.cumsum(probabilities)
     ends[-1] = number + 1
