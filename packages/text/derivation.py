@@ -59,7 +59,9 @@ class Derivation:
                 fits[fits] = ~refused(drawn[fits, : self.limit])
             ids[left[fits]] = drawn[fits, : self.limit]
             left = left[~fits]
-        raise ValueError(f"sentence {indices[left[0]]} was refused {MAX_ATTEMPTS} times; allow longer sentences")
+        raise ValueError(
+            f"sentence {indices[left[0]]} was refused {MAX_ATTEMPTS} times; allow longer ones or other pairs"
+        )
 
     def _draw(self, seed: int, indices: Array, attempt: int) -> tuple[Array, Array]:
         """One attempt: ids [B, limit + STRIDE], lengths [B], above the limit where it was left unfinished."""

@@ -92,7 +92,7 @@ class Grammar:
         self.level, self.language = level, LEVELS[level]
         self.max_words = self.language.max_words if max_words is None else max_words
         self.held_out_share, self.compositional = held_out_share, compositional
-        self.plain = self.language.plain()
+        self.plain = self.language.plain
         self.words = tuple(sorted({word for found in self.plain.lexicon.values() for _, word in found}))
         if self.max_words < 1 or not self._tables.total:
             raise ValueError(f"no sentence of {level} has {self.max_words} words or fewer; raise max_words")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from packages.text.lexicon import LEVELS, with_ed, with_s
+from packages.text.language import with_ed, with_s
+from packages.text.lexicon import LEVELS
 from packages.text.parser import Parser
 from packages.text.rules import expand
 
@@ -90,7 +91,7 @@ def test_forms_follow_the_spelling():
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_form_is_both_noun_and_verb_and_none_needs_an_before_it(level):
     language = LEVELS[level]
-    words = {symbol: {word for _, word in found} for symbol, found in language.plain().lexicon.items()}
+    words = {symbol: {word for _, word in found} for symbol, found in language.plain.lexicon.items()}
     after_a = set().union(
         *(found for symbol, found in words.items() if symbol.split(".")[0] in ("Noun", "Adj", "Colour"))
     )
@@ -100,6 +101,6 @@ def test_no_form_is_both_noun_and_verb_and_none_needs_an_before_it(level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_words_of_a_class_are_zipf(level):
-    for symbol, found in LEVELS[level].plain().lexicon.items():
+    for symbol, found in LEVELS[level].plain.lexicon.items():
         first = found[0][0]
         assert [p for p, _ in found] == pytest.approx([first / rank for rank in range(1, len(found) + 1)]), symbol
