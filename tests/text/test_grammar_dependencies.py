@@ -58,6 +58,7 @@ def test_a_wrong_number_is_found_where_it_stands():
     assert verbs("the dogs near the house sleeps .") == {("dogs", "sleeps", False)}
     assert verbs("anna and ben sleeps .") == {("anna", "sleeps", False)}
     assert ("determiner-noun", "dog", "two", False) in found("two small dog sleep .")
+    assert ("determiner-noun", "dog", "two", False) in found("there are two dog near the house .")
 
 
 def test_the_past_agrees_with_either_number():
