@@ -18,6 +18,7 @@ from shared.processes.schedules import (
     rooted,
     square_root,
     squared,
+    time_of,
     with_floor,
 )
 
@@ -49,5 +50,6 @@ __all__ = [
     "rooted",
     "square_root",
     "squared",
+    "time_of",
     "with_floor",
 ]
