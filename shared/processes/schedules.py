@@ -102,6 +102,11 @@ def with_floor(fn: Signal, floor: float) -> Signal:
     return partial(_with_floor, fn=fn, floor=floor)
 
 
+def at_least(fn: Signal, floor: float) -> Signal:
+    """The larger of fn(t) and floor: log-SNR keeps finite at t = 1 (a paper's cap on its last step)."""
+    return partial(_at_least, fn=fn, floor=floor)
+
+
 def squared(fn: Signal) -> Signal:
     """The survival probability of categories from the alpha of a variance-preserving Gaussian."""
     return partial(_squared, fn=fn)
@@ -133,6 +138,10 @@ def _log_linear(t, eps):
 
 def _with_floor(t, fn, floor):
     return 1 - (1 - floor) * (1 - fn(t))
+
+
+def _at_least(t, fn, floor):
+    return fn(t).clamp(min=floor)
 
 
 def _squared(t, fn):
