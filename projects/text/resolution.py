@@ -14,7 +14,7 @@ from torch import Tensor
 
 from projects.text.rounding import Rows
 from shared.processes import draws
-from shared.processes.schedules import Schedule, spread, time_of
+from shared.processes.schedules import Schedule, time_of
 
 TAIL = 0.5  # nats of log-SNR by which the window is widened at both ends: the law is sharp within about one e-fold
 LOG_SNR_MAX = 13.3  # gamma below -13.3 is x0 to float32
@@ -81,9 +81,12 @@ class BayesDecoder:
 
     @torch.no_grad()
     def accuracy(self, log_snr: Tensor, count: int, rng: torch.Generator) -> Tensor:
-        """Share of tokens read at each level [N], over `count` tokens drawn from the shares: Monte-Carlo [N]."""
+        """Share of tokens read at each level [N], over `count` tokens drawn from the shares, all on one noise: [N]."""
         ids = torch.multinomial(self.log_shares.exp(), count, replacement=True, generator=rng)
-        x0 = self.rows(ids).expand(len(log_snr), -1, -1)
-        alpha, sigma = scales(log_snr)
-        x_t = spread(alpha, x0) * x0 + spread(sigma, x0) * draws.normal(x0.shape, rng)
-        return (self(x_t, alpha, sigma) == ids).float().mean(-1)
+        x0 = self.rows(ids)
+        noise = draws.normal(x0.shape, rng)
+        found = []
+        for alpha, sigma in zip(*scales(log_snr)):
+            x_t = alpha * x0 + sigma * noise
+            found.append((self(x_t, alpha.expand(count), sigma.expand(count)) == ids).float().mean())
+        return torch.stack(found)
