@@ -1,29 +1,31 @@
-"""Schedule, width, radius and vocabulary chosen together: what the resolution law says of them, as tables and as a file.
+"""Schedule, width, radius and vocabulary chosen together: what the resolution law says of them, as tables and a file.
 
 `schedules_table` sets this run beside the settings that the law was read from, and schedules beside each other;
-`calibrate` gives the figures that a run is built with. Entropies come from outside: exact ones of a grammar, or estimates.
+`calibrate` gives the figures that a run is built with. Entropies come from outside: exact (a grammar) or estimated.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from projects.text.diagnostics import ROWS, STEPS, levels
+from projects.text.diagnostics import ROWS, STEPS
 from projects.text.resolution import BayesDecoder, Window, location, snr_star, span, window
 from projects.text.warping import SCALE, Gumbel
 from shared.processes import VariancePreserving, Warped, at_least, cosine, linear, rooted, square_root, squared, time_of
 from shared.processes.schedules import Schedule
 from shared.training.layout import plain
+from shared.training.report import save_figure
 from shared.training.tables import replace_text
 
 FILE = "calibration.json"
 LEAST_ENTROPY = 2.0  # nats per token; an estimate from bigrams may fall below what any model will reach
 WIDTHS = {100: 16, 1_000: 32, 5_000: 64}  # largest vocabulary: e
 WIDEST = 128
+SHOWN = (-8.0, 6.0)  # log-SNR in the picture
 TOKENS = 2000  # drawn for each accuracy that a table shows
 SETTINGS = {  # R^2, V that others chose
     "BART-base encoder output, rms 1": (768, 50_265),
@@ -71,7 +73,7 @@ def schedules(entropy: float, radius_squared: float) -> dict[str, Schedule]:
 def calibrate(
     entropy: float, vocabulary_size: int, radius_squared: float, folder: Path | None = None, estimated: bool = False
 ) -> Calibration:
-    """Print the figures, write them into folder/calibration.json. estimated: the entropy is not exact, so at least 2."""
+    """Print the figures and write folder/calibration.json. estimated: the entropy is no exact one, so at least 2."""
     entropy = max(entropy, LEAST_ENTROPY) if estimated else entropy
     here = window(entropy, vocabulary_size, radius_squared)
     low, high = span(radius_squared)
@@ -104,16 +106,23 @@ def _said(found: Calibration) -> Iterator[str]:
     yield f"recommended width: {found.recommended_width}"
 
 
-def schedules_table(entropy: float, decoder: BayesDecoder, seed: int = 0) -> None:
-    """Print the law's rows, this run's last; then the schedules at the earlier rows i; then their shares of t."""
+def schedules_table(
+    entropy: float, decoder: BayesDecoder, own: Schedule | None = None, picture: Path | None = None, seed: int = 0
+) -> None:
+    """Print the law's rows, this run's last; then the schedules at the earlier rows i; then their shares of t.
+
+    own: the schedule of a trained run, as one more. picture: a PNG of the same.
+    """
     size, reach = decoder.rows.num_embeddings, float(decoder.rows.radius_squared)
-    named = schedules(entropy, reach)
+    named = {**schedules(entropy, reach), **({} if own is None else {"own": own})}
     print("\n".join(plain(*law({**SETTINGS, "this run": (reach, size)}))), end="\n\n")
     print("\n".join(plain(*compared(named, decoder, seed))), end="\n\n")
     here = window(entropy, size, reach)
     rows = [[name, f"{here.share(each):.1%}", f"{here.share(each, 0):.1%}"] for name, each in named.items()]
     print(f"window: log SNR {here.low:.2f} to {here.high:.2f}")
     print("\n".join(plain(["schedule", "share of t in the window and its tails", "without tails"], rows)))
+    if picture is not None:
+        draw(named, decoder, here, picture, seed)
 
 
 def law(settings: Mapping[str, tuple[float, int]]) -> tuple[list[str], list[list[str]]]:
@@ -126,7 +135,7 @@ def _star(radius_squared: float, vocabulary_size: int) -> list[str]:
     snr = snr_star(math.log(vocabulary_size), radius_squared)
     earlier = VariancePreserving(square_root(from_zero=False))
     index = STEPS * float(time_of(earlier, torch.tensor(snr, dtype=torch.float64).log()))
-    return [f"{snr:.3g}", f"{snr / (1 + snr):.3g}", f"{index:.0f}"]
+    return [f"{snr:.3g}", f"{snr / (1 + snr):.3g}", f"{int(index)}"]
 
 
 def compared(named: Mapping[str, Schedule], decoder: BayesDecoder, seed: int = 0) -> tuple[list[str], list[list[str]]]:
@@ -139,3 +148,23 @@ def compared(named: Mapping[str, Schedule], decoder: BayesDecoder, seed: int = 0
         columns.append([f"{x:.4f}  {y:+.2f}  {z:.3f}" for x, y, z in zip(signal, log_snr, bayes)])
     head = ["i", "t", *(f"{name}: alpha^2  log SNR  bayes" for name in named)]
     return head, [[str(row), f"{at:.4f}", *cells] for row, at, cells in zip(ROWS, t.tolist(), zip(*columns))]
+
+
+def draw(named: Mapping[str, Schedule], decoder: BayesDecoder, here: Window, path: Path, seed: int = 0) -> Path:
+    """log-SNR over t of each schedule, and what is read without context over log-SNR; the window is shaded in both."""
+    from matplotlib.figure import Figure  # half a second, and only pictures need it
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    over_t, over_level = figure.subplots(1, 2, sharey=True)
+    t = torch.linspace(0, 1, 201, dtype=torch.float64)[1:]
+    for name, schedule in named.items():
+        over_t.plot(t, schedule.log_snr(t).clamp(*SHOWN), label=name)
+    level = torch.linspace(*SHOWN, 40)
+    over_level.plot(decoder.accuracy(level, TOKENS, torch.Generator().manual_seed(seed)), level, color="black")
+    for axes, label in ((over_t, "t"), (over_level, "bayes: share read without context")):
+        axes.axhspan(here.low, here.high, alpha=0.2, label="window")
+        axes.set(xlabel=label, ylim=SHOWN)
+        axes.grid(alpha=0.3)
+    over_t.set_ylabel("log SNR")
+    over_t.legend(frameon=False)
+    return save_figure(figure, path, 110)

@@ -30,20 +30,8 @@ BANDS: dict[str, tuple[tuple[str, float, float, float], ...]] = {  # name, least
     "late": (("Excellent", 0.85, 0.9, 1.1), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
     "early": (("Excellent", 0.7, 0.8, 1.2), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
 }
-HEAD = (
-    "i",
-    "t",
-    "log SNR",
-    "noise %",
-    "cosine",
-    "magnitude",
-    "mse",
-    "improvement",
-    "accuracy",
-    "bayes",
-    "skill",
-    "band",
-)
+HEAD = ("i", "t", "log SNR", "noise %", "cosine", "magnitude", "mse", "improvement")
+HEAD += ("accuracy", "bayes", "skill", "band")
 FOOTNOTE = (
     "Bands see cosine and magnitude only: a copier that reads every token alone, with no language at all, is Excellent "
     "wherever bayes is high. Skill, (accuracy - bayes)/(1 - bayes), is what a denoiser knows beyond it; left out where "
@@ -113,7 +101,7 @@ def alone(decoder: BayesDecoder, schedule: Schedule) -> Believe:
 def by_timestep(
     believe: Believe, process: Gaussian, decoder: BayesDecoder, ids: Tensor, rng: Rng, valid: Tensor | None = None
 ) -> list[Level]:
-    """The rows, cleanest first, of sentences [B, L]; all on one path of noise. A level that no t reaches is left out."""
+    """The rows, cleanest first, of sentences [B, L], all on one path of noise; without levels that no t reaches."""
     x0, schedule, found = decoder.rows(ids), process.schedule, []
     noise = process.draw(x0, rng)
     where = torch.ones_like(ids, dtype=torch.bool) if valid is None else valid
