@@ -145,7 +145,7 @@ new-project: ready
 	@$(call ours,scaffold '$(NAME)')
 
 ##@ Testing
-tests_of = $(wildcard tests/*/$(PROJECT) tests/*/test_$(PROJECT).py tests/*/test_$(PROJECT)_*.py)
+tests_of = $(wildcard tests/$(PROJECT) tests/*/$(PROJECT) tests/*/test_$(PROJECT).py tests/*/test_$(PROJECT)_*.py)
 of_every_line = $(wildcard tests/smoke/test_smoke.py tests/projects/test_contract.py)
 pytest = env OMP_NUM_THREADS=1 $(PY) -m pytest
 spread = $(shell $(PY) -c 'import xdist' 2>/dev/null && printf %s '-n $(WORKERS) --dist loadfile')

@@ -78,11 +78,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 def room_of(nodeid: str) -> str:
-    """tests/laws/test_x.py -> "laws"; tests/smoke/test_arc.py, or [arc] behind any of its tests -> "project arc"."""
+    """tests/laws/test_x.py -> "laws"; tests/text/test_x.py, tests/smoke/test_text.py, [text] -> "project text"."""
     file, _, name = nodeid.partition("::")
     folders, stem = file.split("/")[1:-1], Path(file).stem
     if not folders:
         return "tests"
+    if (TESTS.parent / "projects" / folders[0]).is_dir():
+        return f"project {folders[0]}"
     if folders[0] not in PER_PROJECT:
         return folders[0]
     words = [*folders[1:2], *stem.split("_"), *name.rstrip("]").replace("[", "-").split("-")]
