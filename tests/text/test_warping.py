@@ -31,7 +31,7 @@ def relay(handed: bool) -> Relay:
 
 WARPS = {
     "gumbel": lambda: Gumbel(2.0, LOW, HIGH),
-    "gumbel-wide": lambda: Gumbel(-1.0, LOW, HIGH, scale=3.0),
+    "gumbel-wide": lambda: Gumbel(-1.0, LOW, HIGH, scale=8.0),
     "fitted": lambda: Fitted(2.0, LOW, HIGH),
     "flat": lambda: Monotone(LOW, HIGH),
     "monotone": followed,
