@@ -30,8 +30,8 @@ BANDS: dict[str, tuple[tuple[str, float, float, float], ...]] = {  # name, least
     "late": (("Excellent", 0.85, 0.9, 1.1), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
     "early": (("Excellent", 0.7, 0.8, 1.2), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
 }
-HEAD = ("i", "t", "log SNR", "noise %", "cosine", "magnitude", "mse", "improvement")
-HEAD += ("accuracy", "bayes", "skill", "band")
+HEAD = ["i", "t", "log SNR", "noise %", "cosine", "magnitude", "mse", "improvement"]
+HEAD += ["accuracy", "bayes", "skill", "band"]
 FOOTNOTE = (
     "Bands see cosine and magnitude only: a copier that reads every token alone, with no language at all, is Excellent "
     "wherever bayes is high. Skill, (accuracy - bayes)/(1 - bayes), is what a denoiser knows beyond it; left out where "

@@ -63,7 +63,8 @@ def scales(log_snr: Tensor) -> tuple[Tensor, Tensor]:
 class BayesDecoder:
     """Reads every position alone, and as well as that can be done: argmax of ln p(v) + ln p(x_t | v).
 
-    unigram: p, shares [V] of the tokens; what never occurs (0) is never said. The floor of every denoiser.
+    unigram: p, shares [V] of the tokens as they are counted (PAD among them where it is modelled); what never occurs
+    (0) is never said. The floor of every denoiser.
     """
 
     def __init__(self, rows: Rows, unigram: Tensor):

@@ -35,8 +35,27 @@ class Rows(nn.Embedding):
             raise ValueError(f"norm {norm!r} is unknown; choose sphere, layernorm or free")
         super().__init__(count, width, device=device)
         self.norm, self.radius = norm, math.sqrt(width) if radius is None else radius
-        if norm == "free":
-            nn.init.normal_(self.weight, std=self.radius / math.sqrt(width))
+        self.settle(0)
+
+    def settle(self, depth: int) -> None:
+        """Where a norm holds, the stored length is a learning rate and nothing else: any start does."""
+        if self.norm == "free":
+            nn.init.normal_(self.weight, std=self.radius / math.sqrt(self.embedding_dim))
+
+    @torch.no_grad()
+    def start_from(self, table: Tensor) -> float:
+        """Begin at rows that were learnt elsewhere [V, d]; another width is cut to its principal components.
+
+        Returns the share of their variance that is left.
+        """
+        table = table.to(self.weight)
+        if table.shape[1] == self.embedding_dim:
+            self.weight.copy_(table)
+            return 1.0
+        left, size, _ = torch.linalg.svd(table - table.mean(0), full_matrices=False)
+        self.weight.copy_((left * size)[:, : self.embedding_dim])
+        power = size.square().cumsum(0)
+        return float(power[self.embedding_dim - 1] / power[-1])
 
     @property
     def rows(self) -> Tensor:
@@ -77,10 +96,3 @@ class Rows(nn.Embedding):
             if self.norm == "free":
                 match = match - alpha * rows.square().sum(-1) / 2
             return alpha / sigma.square() * match
-
-
-def reduced(table: Tensor, width: int) -> tuple[Tensor, float]:
-    """Rows [V, d] turned and cut to `width` by principal components, and the share of variance that is left."""
-    centred = table.float() - table.float().mean(0)
-    left, size, _ = torch.linalg.svd(centred, full_matrices=False)
-    return left[:, :width] * size[:width], float(size[:width].square().sum() / size.square().sum())

@@ -50,28 +50,28 @@ class Gumbel(nn.Module):
         self.register_buffer("location", torch.tensor(location, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 
-    def _log_cdf(self, log_snr: Tensor) -> Tensor:
+    def _log_cdf(self, log_snr: Tensor | float) -> Tensor:
         """ln F at a level."""
-        return -((log_snr.double() + self.location) / self.scale).exp()
+        return -((log_snr + self.location) / self.scale).exp()
 
-    def _ends(self) -> Tensor:
-        """ln F at the clean and at the noisy end, and ln of the mass between."""
-        clean, noisy = self._log_cdf(self.location.new_tensor([self.high, self.low]))
-        return torch.stack([clean, noisy, noisy + torch.log1p(-(clean - noisy).exp())])
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """ln F at the clean end, and ln of the mass between it and the noisy one."""
+        clean, noisy = self._log_cdf(self.high), self._log_cdf(self.low)
+        return clean, noisy + torch.log1p(-(clean - noisy).exp())
 
     def log_snr(self, t):
-        clean, _, mass = self._ends()
+        clean, mass = self._ends()
         log_cdf = torch.logaddexp(clean, t.double().log() + mass)
         return ((-log_cdf).log() * self.scale - self.location).clamp(self.low, self.high).to(t)
 
     def quantile(self, log_snr):
-        clean, _, mass = self._ends()
-        log_cdf = self._log_cdf(log_snr)
+        clean, mass = self._ends()
+        log_cdf = self._log_cdf(log_snr.double())
         return ((log_cdf - mass).exp() - (clean - mass).exp()).clamp(0, 1).to(log_snr)
 
     def density(self, log_snr):
-        log_cdf = self._log_cdf(log_snr)
-        return (log_cdf - self._ends()[2] + (-log_cdf).log() - self.scale.log()).exp().to(log_snr)
+        log_cdf = self._log_cdf(log_snr.double())
+        return (log_cdf - self._ends()[1] + (-log_cdf).log() - self.scale.log()).exp().to(log_snr)
 
 
 class Monotone(PiecewiseCdf):
@@ -90,13 +90,13 @@ class Fitted(Gumbel):
     def calibrate(self, log_snr: Tensor, loss: Tensor) -> None:
         """Take in losses [B] seen at log_snr [B], then draw the line; the ends of the curve weigh least."""
         self.curve.calibrate(log_snr, loss)
-        gamma = torch.linspace(-self.high, -self.low, self.curve.bins + 1).to(self.scale)[1:-1]
-        share = self.curve.edges[1:-1].clamp(1e-6, 1 - 1e-6)
+        share = self.curve.edges
+        gamma = torch.linspace(-self.high, -self.low, len(share), dtype=share.dtype, device=share.device)[1:-1]
+        share = share[1:-1].clamp(1e-6, 1 - 1e-6)
         weight, height = (share * (1 - share)).square(), -(-share.log()).log()
         weight = weight / weight.sum()
         middle, level = (weight * gamma).sum(), (weight * height).sum()
-        spread = (weight * (gamma - middle).square()).sum()
-        slope = (weight * (gamma - middle) * (height - level)).sum() / spread
+        slope = (weight * (gamma - middle) * (height - level)).sum() / (weight * (gamma - middle).square()).sum()
         self.scale.copy_((1 / slope).clamp(*SCALES))
         self.location.copy_((middle - level * self.scale).clamp(-self.high, -self.low))
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from projects.text.resolution import scales, span
-from projects.text.rounding import Rows, reduced
+from projects.text.rounding import Rows
 from projects.text.warping import Gumbel
+from shared.networks import initialise
 from shared.objectives import cross_entropy
 from shared.processes import Gaussian, Warped
 from shared.sampling import closeness, rounded
@@ -157,6 +158,14 @@ def test_the_probe_sees_rows_collapse_under_a_target_that_moves_with_them():
     assert spread_kept(by_place) < 0.99
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_walk_that_starts_a_network_leaves_the_radius(norm):
+    """`initialise` sets every embedding to .3."""
+    rows = Rows(2000, 32, norm, radius=2.0)
+    initialise(torch.nn.ModuleList([rows]), depth=1)
+    assert float(rows.radius_squared) == pytest.approx(4, rel=0.02)
+
+
 def test_rows_are_an_embedding_to_the_optimiser():
     """Not decayed and not orthogonalised, wherever they stand."""
     rows = Rows(30, 8)
@@ -166,11 +175,15 @@ def test_rows_are_an_embedding_to_the_optimiser():
     assert group["weight_decay"] == 0 and "adamw" in group["name"]
 
 
-def test_principal_components_keep_what_they_say():
+def test_rows_start_from_others_and_say_what_was_left_out():
     wide = torch.randn(300, 6, generator=generator()) @ torch.randn(6, 40, generator=generator(1))
-    narrow, kept = reduced(wide, 6)
-    torch.testing.assert_close(torch.pdist(narrow), torch.pdist(wide), rtol=1e-3, atol=1e-3)
-    assert kept == pytest.approx(1, abs=1e-5) and reduced(wide, 3)[1] < 0.95
+    rows, few = Rows(300, 6, "free"), Rows(300, 3, "free")
+    assert rows.start_from(wide) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(torch.pdist(rows.rows), torch.pdist(wide), rtol=1e-3, atol=1e-3)
+    kept = few.start_from(wide)
+    spread = wide.var(0).sum()
+    assert 0.5 < kept < 0.95 and float(few.rows.detach().var(0).sum() / spread) == pytest.approx(kept, rel=1e-3)
+    assert rows.start_from(wide[:, :6]) == 1 and torch.equal(rows.rows, wide[:, :6])
 
 
 def test_an_unknown_norm_is_refused():

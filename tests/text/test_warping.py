@@ -76,6 +76,14 @@ def test_a_warp_is_a_schedule_with_exact_ends(warp):
     assert (alpha.diff() < 0).all() and schedule.log_snr(t)[1:].isfinite().all()
 
 
+def test_a_warp_does_not_hear_autocast(warp):
+    t = torch.linspace(0, 1, 101)
+    exact, density = warp.log_snr(t), warp.density(warp.log_snr(t).detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(warp.log_snr(t), exact) and exact.dtype == torch.float32
+        assert torch.equal(warp.density(exact.detach()), density) and density.isfinite().all()
+
+
 def losses(level: torch.Tensor) -> torch.Tensor:
     return torch.exp(-(level + 2).square())
 
