@@ -30,9 +30,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def moved(rows: Rows) -> Rows:
-    """As an update leaves them."""
+    """As updates leave them: elsewhere, and stored at different lengths."""
     with torch.no_grad():
         rows.weight.add_(torch.randn(rows.weight.shape, generator=generator(3)) * 0.5)
+        rows.weight.mul_(torch.rand(len(rows.weight), 1, generator=generator(4)).mul(2).exp())
     return rows
 
 
