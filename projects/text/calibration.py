@@ -126,7 +126,7 @@ def schedules_table(
 
 
 def law(settings: Mapping[str, tuple[float, int]]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): where on the square-root schedule each setting's tokens can be read alone."""
+    """(head, rows): where on the square-root schedule, un-normalised as they had it, tokens can be read alone."""
     head = ["setting", "R^2", "V", "SNR*", "alpha^2", f"i of {STEPS}"]
     return head, [[name, f"{reach:g}", f"{size:,}", *_star(reach, size)] for name, (reach, size) in settings.items()]
 

@@ -26,10 +26,8 @@ STEPS = 2000
 ROWS = (0, 1, 5, 10, 50, 100, 500, 1000, 1500, 1900)
 SURE = 0.98  # where the reader without context reads more than this, skill says nothing
 REACHED = 0.1  # nats of log-SNR by which a level may be missed
-BANDS: dict[str, tuple[tuple[str, float, float, float], ...]] = {  # name, least cosine, magnitude between
-    "late": (("Excellent", 0.85, 0.9, 1.1), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
-    "early": (("Excellent", 0.7, 0.8, 1.2), ("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf)),
-}
+EXCELLENT = {"late": ("Excellent", 0.85, 0.9, 1.1), "early": ("Excellent", 0.7, 0.8, 1.2)}
+LOWER = (("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf))  # name, least cosine, magnitude between
 HEAD = ["i", "t", "log SNR", "noise %", "cosine", "magnitude", "mse", "improvement"]
 HEAD += ["accuracy", "bayes", "skill", "band"]
 FOOTNOTE = (
@@ -46,7 +44,7 @@ def skill(accuracy: float, bayes: float) -> float | None:
 
 def band(cosine: float, magnitude: float, kind: str = "late") -> str:
     """The earlier system's word for a row. kind: its late thresholds, or its early ones."""
-    for name, least, low, high in BANDS[kind]:
+    for name, least, low, high in (EXCELLENT[kind], *LOWER):
         if cosine > least and low < magnitude < high:
             return name
     return "Poor"

@@ -83,11 +83,12 @@ class BayesDecoder:
     @torch.no_grad()
     def accuracy(self, log_snr: Tensor, count: int, rng: torch.Generator) -> Tensor:
         """Share of tokens read at each level [N], over `count` tokens drawn from the shares, all on one noise: [N]."""
-        ids = torch.multinomial(self.log_shares.exp(), count, replacement=True, generator=rng)
+        device = self.rows.weight.device
+        ids = torch.multinomial(self.log_shares.exp(), count, replacement=True, generator=rng).to(device)
         x0 = self.rows(ids)
-        noise = draws.normal(x0.shape, rng)
+        noise = draws.normal(x0.shape, rng, device=device)
         found = []
-        for alpha, sigma in zip(*scales(log_snr)):
+        for alpha, sigma in zip(*scales(log_snr.to(device))):
             x_t = alpha * x0 + sigma * noise
             found.append((self(x_t, alpha.expand(count), sigma.expand(count)) == ids).float().mean())
         return torch.stack(found)
