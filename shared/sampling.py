@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.processes.schedules import Clock, hold, spread
+from shared.processes.schedules import Clock, hold, spread, time_of
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # x, t -> belief
 Step = Callable[..., Tensor]  # x, belief, t, s -> x
@@ -77,13 +77,9 @@ def warped_grid(schedule, n: int, limit: float = 10.0) -> Tensor:
     """n strides of equal log-SNR, within +-limit or where the schedule ends; the first and last level are 1 and 0."""
     ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(-limit, limit)
     wanted = ends[0] + (ends[1] - ends[0]) * (1 - _steps(n))
-    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
-    for _ in range(60):  # bisection: log-SNR falls in t
-        middle = (low + high) / 2
-        late = schedule.log_snr(middle) < wanted
-        low, high = torch.where(late, low, middle), torch.where(late, middle, high)
-    high[0], high[-1] = 1.0, 0.0
-    return high.float()
+    grid = time_of(schedule, wanted)
+    grid[0], grid[-1] = 1.0, 0.0
+    return grid.float()
 
 
 def pyramid_grid(n: int, columns: int, lag: int) -> Tensor:

@@ -10,6 +10,7 @@ from shared.processes.schedules import (
     Shifted,
     VariancePreserving,
     Warped,
+    at_least,
     cosine,
     discrete,
     expand,
@@ -18,6 +19,7 @@ from shared.processes.schedules import (
     rooted,
     square_root,
     squared,
+    time_of,
     with_floor,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "Uniform",
     "VariancePreserving",
     "Warped",
+    "at_least",
     "cosine",
     "counts",
     "discrete",
@@ -49,5 +52,6 @@ __all__ = [
     "rooted",
     "square_root",
     "squared",
+    "time_of",
     "with_floor",
 ]

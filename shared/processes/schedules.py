@@ -102,6 +102,11 @@ def with_floor(fn: Signal, floor: float) -> Signal:
     return partial(_with_floor, fn=fn, floor=floor)
 
 
+def at_least(fn: Signal, floor: float) -> Signal:
+    """The larger of fn(t) and floor: log-SNR keeps finite at t = 1 (a paper's cap on its last step)."""
+    return partial(_at_least, fn=fn, floor=floor)
+
+
 def squared(fn: Signal) -> Signal:
     """The survival probability of categories from the alpha of a variance-preserving Gaussian."""
     return partial(_squared, fn=fn)
@@ -133,6 +138,10 @@ def _log_linear(t, eps):
 
 def _with_floor(t, fn, floor):
     return 1 - (1 - floor) * (1 - fn(t))
+
+
+def _at_least(t, fn, floor):
+    return fn(t).clamp(min=floor)
 
 
 def _squared(t, fn):
@@ -223,6 +232,16 @@ class Linear(Schedule):
         return 2 * (torch.log1p(-t) - t.log())
 
 
+def time_of(schedule, log_snr: Tensor) -> Tensor:
+    """t at which the schedule, or a warp, has this log-SNR, by bisection; 0 or 1 where it never has it."""
+    low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+    for _ in range(60):  # log-SNR falls in t
+        middle = (low + high) / 2
+        late = schedule.log_snr(middle) < log_snr
+        low, high = torch.where(late, low, middle), torch.where(late, middle, high)
+    return high
+
+
 class Shifted(Schedule):
     """A schedule read at t' = shift t / (1 + (shift - 1) t): shift > 1 spends more of the walk in noise."""
 
@@ -310,6 +329,19 @@ class PiecewiseCdf(torch.nn.Module):
         edges, place = self.edges.to(log_snr), self._place(log_snr)
         i = place.long().clamp(0, self.bins - 1)
         return edges[i] + (place - i) * (edges[i + 1] - edges[i])
+
+    def density(self, log_snr: Tensor) -> Tensor:
+        """Of the levels met when t is uniform: -d quantile / d log_snr."""
+        i = self._place(log_snr).long().clamp(0, self.bins - 1)
+        return self.edges.diff().to(log_snr)[i] * (self.bins / (self.high - self.low))
+
+    @torch.no_grad()
+    def start_from(self, cdf) -> None:
+        """Take the shape of another warp as if it had been the losses seen so far; the flat share stays."""
+        middle = self.high - (torch.arange(self.bins).to(self.edges) + 0.5) * ((self.high - self.low) / self.bins)
+        self.loss.copy_(cdf.quantile(middle))
+        self.seen.fill_(1)
+        self.edges[1:] = self._masses().cumsum(0)
 
 
 class Warped(VariancePreserving):

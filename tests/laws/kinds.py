@@ -202,6 +202,7 @@ def functions_have_their_published_values(case, ns=sound):
         (ns.squared(ns.square_root(1e-3)), lambda u: 1 - root(u, 1e-3)),
         (ns.squared(ns.square_root(1e-3, False)), lambda u: 1 - math.sqrt(u + 1e-3) / math.sqrt(1 + 1e-3)),
         (ns.log_linear(1e-2), lambda u: 1 - 0.99 * u),
+        (ns.at_least(ns.linear, 0.3), lambda u: max(1 - u, 0.3)),
         (ns.rooted(ns.linear), lambda u: math.sqrt(1 - u)),
         (ns.discrete(ns.linear, 4), lambda u: 1 - round(4 * u) / 4),
     )
@@ -220,6 +221,19 @@ def warp_follows_the_loss(case, ns=sound):
     close(cdf.quantile(cdf.log_snr(t)), t, 1e-9)
     wanted = 0.9 * torch.sigmoid(-cdf.log_snr(t)) + 0.1 * (8 - cdf.log_snr(t)) / 16
     close(t, wanted, 5e-3)
+    inner = level[50::100]  # off the knots
+    close(cdf.density(inner), (cdf.quantile(inner - 1e-4) - cdf.quantile(inner + 1e-4)) / 2e-4, 1e-9)
+    other = ns.PiecewiseCdf(-8.0, 8.0, bins=64, uniform=0.0)
+    other.start_from(cdf)
+    close(other.quantile(level), cdf.quantile(level), 5e-3)
+
+
+def level_to_time_is_the_inverse(case, ns=sound):
+    schedule = case.process(torch.zeros(1), ns).schedule
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    close(ns.time_of(schedule, schedule.log_snr(t)), t, 1e-9)
+    beyond = torch.tensor([-1e9, 1e9], dtype=torch.float64)
+    close(ns.time_of(schedule, beyond).round(), torch.tensor([1.0, 0.0], dtype=torch.float64), 0)
 
 
 def elbo_weight_has_its_value(case, ns=sound):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shared.processes as sound
-from tests.laws import kinds, laws
+from tests.laws import kinds, laws, strides
 from tests.laws.cases import named
 
 FOLDER = Path(sound.__file__).parent
@@ -27,6 +27,7 @@ MUTATIONS = {
         ("return torch.sqrt((last - here)", "return ((last - here)"),
         ("1 - (1 - eps) * t", "1 - eps * t"),
         ("1 - (1 - floor) * (1 - fn(t))", "1 - floor * (1 - fn(t))"),
+        ("fn(t).clamp(min=floor)", "fn(t).clamp(max=floor)"),
         ("fn(t).square()", "fn(t)"),
         ("fn(t).sqrt()", "fn(t)"),
         ("torch.round(t * steps)", "torch.floor(t * steps)"),
@@ -56,6 +57,11 @@ MUTATIONS = {
         ("(place - i) * (", "place * ("),
         ("(curve[1:] + curve[:-1]) / 2", "curve[1:]"),
         ("density + self.uniform * flat", "density"),
+        ("self.edges.diff().to(log_snr)[i] * (self", "self.edges.diff().to(log_snr)[i] / (self"),
+        ("self.loss.copy_(cdf.quantile(middle))", "self.loss.copy_(-middle)"),
+    ],
+    ("schedules", kinds.level_to_time_is_the_inverse, COSINE): [
+        ("late = schedule.log_snr(middle) < log_snr", "late = schedule.log_snr(middle) > log_snr"),
     ],
     ("schedules", laws.waiting_moves_nothing, MASK): [
         ("spread(s < t, x_t), x_s, x_t", "spread(s < t, x_t), x_t, x_s"),
@@ -134,6 +140,9 @@ MUTATIONS = {
         ("a_s * belief + (s_s**2 - v)", "a_t * belief + (s_s**2 - v)"),
         ("(s_s**2 - v).clamp(min=0).sqrt()", "(s_s**2 - v).clamp(min=0)"),
         ("* eps_hat, v.sqrt()", "* eps_hat, v"),
+    ],
+    ("gaussian", strides.a_walk_has_the_snr_it_claims, DDPM): [
+        ("a_s, s_s = self._scales(x_t, s)", "a_s, s_s = self._scales(x_t, s * 0.999)"),
     ],
     ("gaussian", laws.steps_carry_the_marginal, STEP): [
         ("x_s + std * self.draw", "x_s + self.draw"),

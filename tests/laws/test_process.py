@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.laws import kinds, laws
+from tests.laws import kinds, laws, strides
 from tests.laws.cases import CASES, Case, only
 
 IDS = only("ids")
@@ -81,6 +81,11 @@ def test_strides_compose(case):
     kinds.strides_compose(case)
 
 
+@law(REAL)
+def test_a_walk_has_the_snr_it_claims(case):
+    strides.a_walk_has_the_snr_it_claims(case)
+
+
 def test_without_noise_linear_is_euler():
     kinds.without_noise_linear_is_euler(REAL[0])
 
@@ -98,6 +103,11 @@ def test_identities_agree(case):
 @law([c for c in REAL if "eta0.0" in c.name])
 def test_schedule_is_consistent(case):
     kinds.schedule_is_consistent(case)
+
+
+@law([c for c in REAL if "eta0.0" in c.name])
+def test_level_to_time_is_the_inverse(case):
+    kinds.level_to_time_is_the_inverse(case)
 
 
 @law([c for c in REAL if "eta0.0" in c.name])
