@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from projects.arc.network import GridDenoiser
+from packages.arc.views import enumerated
+from projects.arc.network import GridDenoiser, ViewTokens
 from projects.arc.pairs import PairBatches
 from shared.training.batches import Share
 from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_twice
@@ -20,6 +21,8 @@ from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_
         (1120, 30, "permute", (320, 3, 5, 4, 64), 5_746_625),
         (800, 30, "permute", (384, 4, 6, 4, 64), 8_936_577),
         (800, 30, "permute", (896, 10, 14, 4, 64), 102_291_329),
+        (800, 30, "permute", (1280, 13, 20, 4, 64), 265_085_825),
+        (1120, 30, "permute", (1920, 20, 30, 4, 64), 899_497_601),
     ],
 )
 def test_parameter_counts_are_those_of_the_table(rows, side, colours, shape, count):
@@ -111,6 +114,13 @@ def test_the_labels_are_told(module, batch, label):
     assert not torch.allclose(believe(module.network, batch), believe(module.network, changed), atol=1e-4)
     sizes = [module.network.prefix(b.question).size_logits for b in (batch, changed)]
     assert not torch.allclose(*sizes, atol=1e-4)
+
+
+@pytest.mark.parametrize(("colours", "count"), [("cycle", 72), ("permute", 400)])
+def test_every_view_has_tokens_of_its_own(colours, count):
+    tokens, seen = ViewTokens(8, colours), enumerated(count, colours)
+    said = tokens(*map(torch.from_numpy, seen))
+    assert said.shape == (count, tokens.count, 8) and len(said.flatten(1).unique(dim=0)) == count
 
 
 def test_withheld_inputs_leave_no_trace_of_their_colours(module, batch):
