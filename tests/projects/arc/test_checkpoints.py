@@ -18,6 +18,7 @@ HALF = (
     "--trainer.max_steps=2",
     "--run.test_after_fit=false",
     "--snapshots.every=null",
+    "--ema.enabled=false",
 )
 
 
