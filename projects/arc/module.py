@@ -41,7 +41,7 @@ from shared.training import optim
 from shared.training.errors import Mistake
 from shared.training.lora import Rows
 from shared.training.pretrained import build
-from shared.training.randomness import Randomness
+from shared.training.randomness import Randomness, aside, key
 from shared.training.report import Results
 from shared.training.samples import Sample, SamplingOptions
 
@@ -267,8 +267,9 @@ class ArcModule(LightningModule):
         some, before = batch.answer.first(count), t[:count]
         if self.self_condition.at == "earlier":
             before = before + (1 - before) * torch.rand(before.shape, generator=rng, device=t.device)
-        n = len(some.colour)
-        with torch.no_grad():
+        n, given = len(some.colour), batch.share
+        own = key("belief", self.randomness.seed, self.global_rank, given.update, given.micro)
+        with torch.no_grad(), aside(own, t.device):  # dropout of the pass that learns stays what it is
             seen = prefix.first(count)
             x_t = self.corrupted(some, Redraw(noise.u[:n], noise.r[:n]), before)
             return self.network(seen, self.network.frame(seen, some), x_t, before).float().softmax(-1)

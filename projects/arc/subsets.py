@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from packages.arc import score as scoring
+from packages.arc.identity import pool_hashes, raw_hash
 from packages.arc.tasks import Task
 from projects.arc.data import ArcData
 from projects.arc.module import ArcModule
@@ -28,6 +29,10 @@ class HardestOptions:
 
     count: int = 137
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"hardest.count is {self.count}; it counts tasks to list, so give 1 or more")
 
 
 def held_queries(data: ArcData) -> list[tuple[Query, np.ndarray]]:
@@ -56,11 +61,22 @@ def ranked(module: ArcModule, data: ArcData) -> list[tuple[str, float, float]]:
     return sorted(found, key=lambda row: (-row[1], -row[2], row[0]))
 
 
+def require_kept(data: ArcData) -> None:
+    """The pairs that judge a run are those that it kept from training, not those of another choice."""
+    more, held = data.seen.difference(pool_hashes(data.pools.training)), held_queries(data)
+    if met := [query.task.id for query, _ in held if raw_hash(query.grid) in more]:
+        raise Mistake(
+            f"The run was trained on {len(met)} of the {len(held)} pairs that would judge it ({met[0]}, ...);"
+            " leave data.holdout as the run had it."
+        )
+
+
 def hardest(cli: Any) -> None:
     """the training tasks whose held-out demos a run draws worst, as a file for data.subset: CKPT=<run>"""
     options: HardestOptions = cli.options.hardest
     if cli.checkpoint is None:
         raise Mistake("hardest ranks tasks by a trained run and none is named; give CKPT=runs/arc/<size>/<run>.")
+    require_kept(cli.datamodule)
     known = len(held_queries(cli.datamodule))
     if known < options.count:
         raise Mistake(

@@ -192,8 +192,8 @@ def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
 def _write_beside(out: Path, facts: Mapping[str, Any], content: Mapping[str, Any], name: str) -> None:
     """config.json, the card, the run's configuration, and what the module told its checkpoints."""
     told = {name: value for name, value in content.items() if name.islower() and name not in LIGHTNINGS}
-    for name, value in told.items():
-        write_json(out / f"{name}.json", value)
+    for key, value in told.items():
+        write_json(out / f"{key}.json", value)
     write_json(out / EXPORTED, {**facts, "told": list(told)})
     config = {k: v for k, v in content["palimpsest"].get("config", {}).items() if k not in ("run", "ckpt_path")}
     replace_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))

@@ -9,7 +9,8 @@ some two of n generators of one purpose are equal with a chance of about n^2 / 2
 import hashlib
 import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol, SupportsIndex
@@ -117,6 +118,18 @@ def _all_times(seed: int, update: int, total: int) -> Tensor:
     margin = min(0.25, total * 2.0**-23)  # of a bin, so that rounding to float32 leaves t inside it
     offset = margin + (1 - 2 * margin) * torch.rand(total, generator=rng, dtype=torch.float64)
     return ((torch.randperm(total, generator=rng) + offset) / total).float()
+
+
+@contextmanager
+def aside(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the device's global generator starts at `seed`; afterwards it goes on as if nothing had been drawn."""
+    drawn = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+    state = drawn.get_state()
+    drawn.manual_seed(seed)
+    try:
+        yield
+    finally:
+        drawn.set_state(state)
 
 
 def seed_rank(seed: int, rank: int) -> None:

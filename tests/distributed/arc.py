@@ -61,4 +61,6 @@ def evaluate(root: Path, name: str, world: int, **flags: Any) -> None:
 
 
 def answers(run: Path) -> Any:
-    return json.loads((run / "answers.json").read_text())
+    """What was answered, and how it scored."""
+    answered, report = (json.loads((run / name).read_text()) for name in ("answers.json", "report.json"))
+    return answered, report["headline"], report["metrics"]

@@ -41,9 +41,13 @@ def test_evaluating_the_run_gives_its_score_and_answers_again(whole, capsys):
     ARC.run("test", f"--ckpt_path={whole}", "--model.eval.ema=false")
     raw = (whole / "answers.json").read_text()
     assert raw != first
-    for more in (["--model.eval.limit=2"], ["--model.eval.prefer=halfway"], ["--model.eval.views=5"]):
-        ARC.run("test", f"--ckpt_path={whole}", *more)
-        assert json.loads((whole / "submission.json").read_text())
+    ARC.run("test", f"--ckpt_path={whole}", "--model.eval.limit=2")
+    assert sorted(json.loads((whole / "submission.json").read_text())) == ["25ff71a9", "3c9b0459"]
+    ARC.run("test", f"--ckpt_path={whole}", "--model.eval.prefer=halfway")
+    assert (whole / "answers.json").read_text() not in (first, raw)
+    ARC.run("test", f"--ckpt_path={whole}", "--model.eval.views=5")
+    answers = json.loads((whole / "answers.json").read_text())
+    assert {sum(c["count"] for c in one["candidates"]) for one in answers} == {5}
     (whole / "submission.json").unlink()
     ARC.run("predict", f"--ckpt_path={whole}")
     assert (whole / "submission.json").exists()

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from packages.arc.views import turn
-from projects.arc import dense
+from projects.arc import ablate, dense
 from projects.arc.compat import PRESETS, Compat
+from projects.arc.data import HoldoutOptions
 from projects.arc.dense import DenseDenoiser, Feedback, PostNormBlock, ViewLabels
+from projects.arc.evaluate import score
 from projects.arc.module import ArcModule, Noise, SelfCondition
 from projects.arc.pairs import Augment, PairBatches
 from shared.sampling import uniform_grid
@@ -316,6 +318,29 @@ def test_it_learns_and_solves_through_the_ordinary_module(boards, preset):
     options = replace(module.eval_options, views=2, num_steps=2)
     answered = module.eval().solver(options).all(boards.queries()[:1])
     assert len(answered[0].attempts) == 2 and answered[0].attempts[0].grid.max() < 10
+
+
+def test_held_out_pairs_are_validated_with_sizes_counted_on_the_board():
+    data = arc_data(holdout=HoldoutOptions(share=1.0))
+    module, held = earlier(data).eval(), data.held()[:3]
+    batch = data.pairs(held).build(Share.of(range(3)))
+    classes = torch.tensor([(h - 1) * 30 + w - 1 for h, w in (e.pair.output.shape for e in held)])
+    module.network.size_head.forward = lambda board: F.one_hot(classes, 900).float()
+    with torch.no_grad():
+        logs = module.validation_step(batch, 0)["logs"]
+    assert logs["size_acc"][0] == 3 and {int(count) for _, count in logs.values()} == {3}
+    assert logs["ce"][0] > 0 and all(value.isfinite() for value, _ in logs.values())
+
+
+@pytest.mark.filterwarnings("ignore:orientation=unswapped")
+def test_every_line_of_an_ablation_is_an_evaluation_of_the_earlier_system_too(boards):
+    module, answers, queries = earlier(boards, width=8).eval(), score(boards), boards.queries()[:1]
+    options, lines = replace(module.eval_options, num_steps=1, views=2), []
+    for variant in ablate.variants(options, module.size_options, boards.augment.colour):
+        if variant.cost <= 8 and not any(variant.same(other) for other in lines):
+            lines.append(variant)
+    shares = [ablate.shares(module, boards, queries, answers, variant).tolist() for variant in lines]
+    assert lines[-1].name.startswith("all three") and all(found in ([0.0], [1.0]) for found in shares)
 
 
 def test_a_network_made_again_from_its_description_gives_the_same_logits(boards):

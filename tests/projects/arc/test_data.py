@@ -61,7 +61,7 @@ def test_translation_moves_both_grids_together_inside_the_side():
             assert max(int(cells.row[mine].max()), int(cells.col[mine].max())) < data.max_size
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, 3, 4])
 def test_ranks_together_see_the_batch_of_one_process(data, world):
     whole, pairs = arc_batches(data)
     alone = pairs.build(whole.shares(5)[0])
@@ -92,7 +92,7 @@ def test_every_pair_is_seen_once_a_pass(data):
     assert Counter(seen[: 8 * size].tolist()) == dict.fromkeys(range(size), 8)
 
 
-def test_evaluated_pairs_weigh_what_was_asked():
+def test_evaluated_pairs_weigh_what_was_asked_and_are_drawn_as_often():
     data = arc_data(
         split="evaluation",
         tasks=["00576224", *TASKS],
@@ -101,6 +101,10 @@ def test_evaluated_pairs_weigh_what_was_asked():
     )
     weights = {data.task_ids[e.row]: e.weight for e in data.examples()}
     assert weights["00576224"] == 10.0 and {weights[id] for id in TASKS} == {1.0}
+    order, _ = arc_batches(data)
+    times = Counter(np.concatenate([order.shares(u)[0].index for u in range(200)]).tolist())
+    drawn = {weight: [times[n] for n, e in enumerate(data.examples()) if e.weight == weight] for weight in (1.0, 10.0)}
+    assert np.mean(drawn[10.0]) / np.mean(drawn[1.0]) == pytest.approx(10, rel=0.05)
 
 
 def test_the_rows_follow_the_sorted_ids(data):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from packages.arc import vote
+from packages.arc import score, vote
 from packages.arc.sources import Source, export, read_answers
 from packages.arc.tasks import Task, as_grid
 from packages.arc.views import NUM_D4, Views
@@ -282,6 +282,15 @@ def test_an_evaluation_leaves_a_valid_submission_and_a_gallery(evaluation, tmp_p
         for query in queries:
             first, second = (as_grid(query[f"attempt_{n}"]) for n in (1, 2))
             assert not np.array_equal(first, second)
+    attempts = score.from_submission(submission)
+    said = {(one["task"], one["query"]): one for one in json.loads((tmp_path / "answers.json").read_text())}
+    arrays = np.load(tmp_path / "attempts.npz")
+    assert len(said) == len(evaluation.answered) and len(arrays) == 2 * len(said)
+    for (id, n), one in said.items():
+        assert one["input"] == data.evaluated[id].queries[n].tolist()
+        assert sum(c["count"] for c in one["candidates"]) == 8 and set(one["sizes"]) == {"candidates", "rule", "head"}
+        assert [a["grid"] for a in one["attempts"]] == [grid.tolist() for grid in attempts[id][n]]
+        assert all(np.array_equal(arrays[f"{id}#{n}/{place}"], attempts[id][n][place - 1]) for place in (1, 2))
     assert all(file.stat().st_size > 0 for file in results.files)
     assert "7 hidden test grids" in results.headline or "of 8 hidden" in results.headline
     assert {"Tasks", "Votes", "Diagnostics"} == {title for title, _ in results.sections}

@@ -1,12 +1,15 @@
 """What the denoiser may and may not see."""
 
 from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from projects.arc.network import GridDenoiser
+from packages.arc.views import enumerated
+from projects.arc.network import GridDenoiser, ViewTokens
 from projects.arc.pairs import PairBatches
 from shared.training.batches import Share
 from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_twice
@@ -20,6 +23,8 @@ from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_
         (1120, 30, "permute", (320, 3, 5, 4, 64), 5_746_625),
         (800, 30, "permute", (384, 4, 6, 4, 64), 8_936_577),
         (800, 30, "permute", (896, 10, 14, 4, 64), 102_291_329),
+        (800, 30, "permute", (1280, 13, 20, 4, 64), 265_085_825),
+        (1120, 30, "permute", (1920, 20, 30, 4, 64), 899_497_601),
     ],
 )
 def test_parameter_counts_are_those_of_the_table(rows, side, colours, shape, count):
@@ -111,6 +116,20 @@ def test_the_labels_are_told(module, batch, label):
     assert not torch.allclose(believe(module.network, batch), believe(module.network, changed), atol=1e-4)
     sizes = [module.network.prefix(b.question).size_logits for b in (batch, changed)]
     assert not torch.allclose(*sizes, atol=1e-4)
+
+
+@pytest.mark.parametrize("colours", ["cycle", "permute"])
+def test_every_view_has_tokens_of_its_own(colours):
+    """The 72 views; and where colours are permuted, each exchange of two of them."""
+    d4, shown = enumerated(72, colours)
+    if colours == "permute":
+        swaps = np.tile(np.arange(10), (36, 1))
+        for row, (a, b) in zip(swaps, combinations(range(1, 10), 2)):
+            row[[a, b]] = b, a
+        d4, shown = np.concatenate([d4, np.zeros(36, np.int64)]), np.concatenate([shown, swaps])
+    tokens = ViewTokens(8, colours)
+    said = tokens(torch.from_numpy(d4), torch.from_numpy(shown))
+    assert said.shape[1] == tokens.count and len(said.flatten(1).unique(dim=0)) == len(d4)
 
 
 def test_withheld_inputs_leave_no_trace_of_their_colours(module, batch):

@@ -7,7 +7,8 @@ from packages.arc.vote import Attempt, Candidate
 from projects.arc.data import HoldoutOptions
 from projects.arc.size import Sizes
 from projects.arc.solving import Answered
-from projects.arc.subsets import failure, held_queries, ranked
+from projects.arc.subsets import HardestOptions, failure, held_queries, ranked, require_kept
+from shared.training.errors import Mistake
 from tests.projects.arc.conftest import TASKS, arc_data, arc_module
 
 
@@ -47,6 +48,21 @@ def test_failure_counts_wrong_votes_and_then_wrong_cells():
     assert failure(answered((right, 3), (near, 1)), right) == (0.25, 0.0)
     assert failure(answered((near, 3), (far, 1)), right) == (1.0, 0.25)
     assert failure(answered((far, 1)), right) == (1.0, 1.0)
+
+
+def test_a_run_is_not_judged_by_pairs_that_it_was_trained_on(holding):
+    """Nor refused for those it kept itself."""
+    holding.require_unseen(holding.fingerprint()["pool"])
+    require_kept(holding)
+    other = arc_data(holdout=HoldoutOptions(share=1.0))
+    other.require_unseen(arc_data().fingerprint()["pool"])
+    with pytest.raises(Mistake, match=f"trained on {len(other.pools.held)} of the {len(other.pools.held)} pairs"):
+        require_kept(other)
+
+
+def test_a_list_of_no_task_is_refused():
+    with pytest.raises(ValueError, match=r"hardest\.count is 0"):
+        HardestOptions(count=0)
 
 
 def test_the_ranking_falls(holding):
