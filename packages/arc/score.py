@@ -64,7 +64,7 @@ def rows(tasks: TaskSet, answers: AnswerKey, attempts: Attempts, candidates: Att
     return [
         Row(task, number, answer, _at(attempts, task.id, number), _at(candidates or {}, task.id, number))
         for task in tasks
-        for number, answer in enumerate(answers.get(task.id, ())[: len(task.queries)])
+        for number, answer in enumerate(answers.of(task))
         if answer is not None
     ]
 
@@ -102,7 +102,7 @@ def score(tasks: TaskSet, answers: AnswerKey, attempts: Attempts, candidates: At
     pass@k: mean over tasks of the share of grids solved; strict: share of tasks with all solved; grid: mean over grids.
     """
     scored = rows(tasks, answers, attempts, candidates)
-    states = {task.id: _states(task, answers.get(task.id, ()), attempts) for task in tasks}
+    states = {task.id: _states(task, answers, attempts) for task in tasks}
     if not scored:
         return Score({}, None, 0, 0, states)
     second = [solved(row.attempts[:2], row.answer) for row in scored]
@@ -121,9 +121,8 @@ def score(tasks: TaskSet, answers: AnswerKey, attempts: Attempts, candidates: At
     return Score(metrics, bootstrap(shares), len(shares), len(scored), states)
 
 
-def _states(task: Task, known: Sequence[Grid | None], attempts: Attempts) -> tuple[str, ...]:
-    padded = [*known, *[None] * len(task.queries)][: len(task.queries)]
-    return tuple(status(_at(attempts, task.id, n)[:2], answer) for n, answer in enumerate(padded))
+def _states(task: Task, answers: AnswerKey, attempts: Attempts) -> tuple[str, ...]:
+    return tuple(status(_at(attempts, task.id, n)[:2], answer) for n, answer in enumerate(answers.of(task)))
 
 
 def by_task(scored: Sequence[Row], values: Sequence[float]) -> list[float]:

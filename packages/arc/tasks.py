@@ -131,6 +131,15 @@ class AnswerKey(Mapping[str, tuple[Grid | None, ...]]):
     def __len__(self) -> int:
         return len(self._answers)
 
+    def of(self, task: Task) -> tuple[Grid | None, ...]:
+        """The outputs of a task's queries, all None where nothing is known of it. ValueError: another number."""
+        outputs = self.get(task.id, (None,) * len(task.queries))
+        if len(outputs) != len(task.queries):
+            raise ValueError(
+                f"task {task.id} has {len(outputs)} answers to {len(task.queries)} queries; wanted one each"
+            )
+        return outputs
+
     def __repr__(self) -> str:  # an answer must not reach a log by way of a debug print
         return f"AnswerKey({len(self)} tasks)"
 

@@ -24,6 +24,7 @@ from projects.arc.demos import Conditioning, others
 from projects.arc.network import NO_ROW
 from projects.arc.pairs import Augment, Example, PairBatches, Query
 from shared.training.batches import ResidentBatches, Share, StatelessBatches, evaluation_shards, placed
+from shared.training.errors import Mistake
 from shared.training.randomness import Randomness
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
@@ -223,8 +224,9 @@ class ArcData(LightningDataModule):
         if missing and not self.conditioning.has_demos:
             raise ValueError(
                 f"task {missing[0]} ({len(missing)} in all) is evaluated but has no pair in data.train_sets="
-                f"{self.train_sets}; add its demos, as in [{self.split}:demos], train with model.task=demos, or lower "
-                "data.holdout.share, which takes all pairs of a task whose pairs are views of one"
+                f"{self.train_sets}; add its demos, as in [{self.split}:demos], train with model.task=demos, lower "
+                "data.holdout.share, which takes all pairs of a task whose pairs are views of one, or pass "
+                "data.overlap=allow, as drop takes pairs whose input is an evaluated query"
             )
         return self.pools.training.ids
 
@@ -292,6 +294,11 @@ class ArcData(LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         """Held-out pairs as they are, this rank's part."""
         held = self.held()
+        if not held and self.trainer.state.fn == "validate":
+            raise Mistake(
+                f"No demo pair is held out to validate on (data.holdout.share is {self.holdout.share:g}, of tasks with "
+                f"{self.holdout.min_demos} demos or more). Train with a share, or score the test grids: make evaluate."
+            )
         if not held:
             return []
         pairs = self.pairs(held).to(self.device)

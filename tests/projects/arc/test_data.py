@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from projects.arc.packing import GridStore, blank, weave
 from projects.arc.pairs import Augment, Grids, PairBatches
 from projects.arc.solving import EvalOptions
 from shared.training.batches import Share
+from shared.training.errors import Mistake
 from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module
 
 
@@ -254,3 +256,10 @@ def test_a_budget_of_cells_holds_whatever_the_grids_and_two_ranks_share_it():
         assert sum(part.num_units for part in parts) == batch.num_units
         sizes.add(batch.num_samples)
     assert len(sizes) > 1
+
+
+def test_validating_on_nothing_is_said():
+    data = arc_data()
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"))
+    with pytest.raises(Mistake, match="No demo pair is held out to validate on"):
+        data.val_dataloader()

@@ -71,13 +71,14 @@ def _trace(folder: Path, monkeypatch, task: str) -> dict:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    module.eval()
+    module.eval().on_save_checkpoint(stored := {})
     options = EvalOptions(num_steps=2, views=4)
     answered = module.solver(options).all(data.queries())
     return {
         "describe": data.describe(),
         "ids": data.task_ids,
         "losses": losses,
+        "checkpoint": stored,
         "weights": [p.detach().numpy().tobytes() for p in module.parameters()],
         "held": [(e.row, e.pair.output.tobytes()) for e in data.held()],
         "samples": [(sample.text, sample.image.tolist()) for sample in module.sample(list(range(4)))],

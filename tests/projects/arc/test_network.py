@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from packages.arc.views import enumerated
-from projects.arc.network import GridDenoiser, ViewTokens
+from projects.arc.network import OUTPUT, GridDenoiser, ViewTokens
 from projects.arc.pairs import PairBatches
 from shared.training.batches import Share
 from tests.projects.arc.conftest import arc_data, arc_module, believe, believed_twice
@@ -144,3 +144,40 @@ def test_adapters_find_separate_linear_layers(module):
     for block in module.network.blocks:
         parts = [getattr(block.attention, n) for n in "qkvo"] + [getattr(block.mlp, n) for n in ("gate", "up", "down")]
         assert all(isinstance(part, nn.Linear) for part in parts)
+
+
+def attended(attention, x_LD, rotation, sees_LL):
+    """Attention written out: every head of every token looks at the tokens it may see."""
+    q_LHK, (k_LHK, v_LHK) = attention.queries(x_LD, rotation), attention.keys_values(x_LD, rotation)
+    scores_HLL = torch.einsum("lhk,mhk->hlm", q_LHK, k_LHK) / attention.head_dim**0.5
+    share_HLL = scores_HLL.masked_fill(~sees_LL, -torch.inf).softmax(-1)
+    return attention.o(torch.einsum("hlm,mhk->lhk", share_HLL, v_LHK).flatten(1))
+
+
+def in_one_sequence(network, batch, example, t=0.7):
+    """Size logits and belief of one example: prefix, size token and body as one dense sequence under one mask."""
+    question, answer = batch.question, batch.answer
+    asked, drawn = question.cells.segment == example, answer.segment == example
+    told = network.told(question)[example]
+    body = network.embed(answer, network.colour(answer.colour), OUTPUT)[drawn]
+    parts = [told, network.shown(question)[asked], network.size_token.weight, network.time(torch.full((1,), t)), body]
+    x_LD, size = torch.cat(parts), len(told) + int(asked.sum())  # the prefix ends where the size token stands
+    place = torch.zeros(len(x_LD), 2, dtype=torch.int64)  # tokens that are no cells stand at angle 0
+    for cells, mine, start in ((question.cells, asked, len(told)), (answer, drawn, size + 2)):
+        place[start : start + int(mine.sum())] = torch.stack([cells.row, cells.col], 1)[mine]
+    sees = torch.zeros(len(x_LD), len(x_LD), dtype=torch.bool)
+    sees[:, :size], sees[size, size], sees[size + 1 :, size + 1 :] = True, True, True
+    for block in network.blocks:
+        x_LD = x_LD + attended(block.attention, block.attention_norm(x_LD), network.rotary.rotation(place), sees)
+        x_LD = x_LD + block.mlp(block.mlp_norm(x_LD))
+    x_LD = network.norm(x_LD)
+    return network.size(x_LD[size]), network.out(x_LD[size + 2 :])
+
+
+def test_logits_are_those_of_every_example_alone_in_one_dense_sequence(module, batch):
+    """Packing, padding, neighbours and a kept prefix change nothing; the size token sees no answer."""
+    belief, sizes = believe(module.network, batch), module.network.prefix(batch.question).size_logits
+    for example in range(batch.num_samples):
+        size, answer = in_one_sequence(module.network, batch, example)
+        assert torch.allclose(sizes[example], size, atol=1e-4)
+        assert torch.allclose(belief[batch.answer.segment == example], answer, atol=1e-4)

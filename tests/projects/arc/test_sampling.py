@@ -13,7 +13,7 @@ from projects.arc.walking import Denoiser, walk
 from shared.processes.draws import PerSegment
 from shared.sampling import sample
 from shared.training.randomness import Randomness, sample_rng
-from tests.projects.arc.conftest import arc_module
+from tests.projects.arc.conftest import arc_batches, arc_module
 
 SAMPLERS = ("posterior", "coupled", "renoise", "confidence", "feedback")
 KINDS = ("uniform", "hybrid", "absorbing")
@@ -163,3 +163,22 @@ def test_a_mask_has_a_row_of_its_own_only_where_noise_draws_it(data, batch, kind
     x_t = masked.corrupted(x0, noise, torch.full((x0.count,), 0.9))
     share = float((x_t.colour == 10).float().mean())
     assert share > 0.9 if kind == "absorbing" else 0.6 < share < 0.9
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02])
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_survives_as_tabulated(kind, floor):
+    """The numbers of the earlier system, whose floor is 0.02; without one the same curve falls to 0."""
+    table = {0: 0.999557, 1: 0.998824, 31: 0.850072, 63: 0.503967, 95: 0.161387, 126: 0.020145, 127: 0.02}
+    t = (torch.tensor(list(table), dtype=torch.float64) + 1) / 128
+    wanted = floor + (1 - floor) * (torch.tensor(list(table.values()), dtype=torch.float64) - 0.02) / 0.98
+    process = Noise(floor, kind=kind).process()
+    assert torch.allclose(process.alpha(t), wanted, atol=1e-6) and process.num_classes == 10
+    assert process.alpha(torch.zeros(1)) == 1
+
+
+def test_training_draws_one_time_from_every_stretch_that_walks_ask_for(data):
+    module, (order, pairs) = arc_module(data), arc_batches(data)
+    for update in range(3):
+        t = module.recipe.times(module, pairs.build(order.shares(update)[0]), torch.Generator())
+        assert (t * len(t)).ceil().sort().values.tolist() == list(range(1, len(t) + 1))
