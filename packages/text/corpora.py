@@ -7,18 +7,17 @@ Which group a document belongs to (article, field set, paragraph, file) is decid
 windows. `datasets` is imported for parquet and hub alone; nothing reaches the network unless the source is the hub.
 """
 
-import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from packages.text import e2e, wikisplit
-from packages.text.documents import Corpus, Document, files, key, lines
+from packages.text.documents import Corpus, Document, files, key, lines, one_of
 
 SOURCES = ("text", "parquet", "hub", "e2e", "wikisplit")
 SAMPLES = ("document", "paragraph", "line")
@@ -47,8 +46,8 @@ class Source:
     streaming: bool = False  # read the hub's files as they come, without a copy on disk
 
     def __post_init__(self) -> None:
-        _one_of("source", self.source, SOURCES)
-        _one_of("sample_by", self.sample_by, SAMPLES)
+        one_of("source", self.source, SOURCES)
+        one_of("sample_by", self.sample_by, SAMPLES)
         wanted = "dataset_name" if self.source == "hub" else "path"
         if not getattr(self, wanted):
             raise ValueError(f"the source {self.source} has no {wanted}; set it")
@@ -59,13 +58,6 @@ class Source:
         if self.path:
             return f"{self.source}:{Path(self.path).name}"
         return " ".join(filter(None, ("hub:" + str(self.dataset_name), self.dataset_config, self.dataset_split)))
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """ValueError with the known ones, the nearest first."""
-    if value not in known:
-        near = sorted(known, key=lambda each: -difflib.SequenceMatcher(None, value, each).ratio())
-        raise ValueError(f"unknown {name} {value!r}; wanted one of {', '.join(near)}")
 
 
 def read(source: Source) -> Corpus:

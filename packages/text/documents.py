@@ -6,9 +6,10 @@ A group is what a split may not cut: an article, a field set, a paragraph, a fil
 the key alone says which side it is on: the same in every process, wherever the file lies and whatever stands beside it.
 """
 
+import difflib
 import glob
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -128,3 +129,10 @@ def _decoded(content: bytes, file: Path, offset: int) -> str:
             f"{file} is not UTF-8: byte 0x{content[error.start]:02x} at offset {offset + error.start}; convert it "
             "(iconv -f latin1 -t utf-8), or leave it out"
         ) from error
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """ValueError with the known ones, the nearest first."""
+    if value not in known:
+        near = sorted(known, key=lambda each: -difflib.SequenceMatcher(None, value, each).ratio())
+        raise ValueError(f"unknown {name} {value!r}; wanted one of {', '.join(near)}")
