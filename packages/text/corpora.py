@@ -60,11 +60,17 @@ class Source:
         return " ".join(filter(None, ("hub:" + str(self.dataset_name), self.dataset_config, self.dataset_split)))
 
 
-def read(source: Source) -> Corpus:
-    """The corpus of a source. ValueError: what is not there; a walk raises it for what cannot be read."""
+def read(source: Source, part: int = 0, parts: int = 1) -> Corpus:
+    """The corpus of a source. ValueError: what is not there; a walk raises it for what cannot be read.
+
+    part, parts: of parquet files and of a stream, the share of one of several readers (ranks x workers) in the files;
+    no file is in two shares.
+    """
     if source.source in ("parquet", "hub"):
-        stream = f"{source.name} {source.column} {source.sample_by}" if source.streaming else None
-        return Corpus(source.name, partial(_row_documents, source, _opened(source)), stream)
+        stream = f"{source} {part} {parts}" if source.streaming else None
+        return Corpus(
+            source.name, partial(_row_documents, source, _share(source, _opened(source), part, parts)), stream
+        )
     path = source.path or ""
     files(path, SUFFIX[source.source])
     readers = {
@@ -134,6 +140,16 @@ def _opened(source: Source) -> Any:
             f"{source.name} is not to be had ({first}); fetch it where there is a network and give the folder, with "
             "the source parquet or text"
         ) from error
+
+
+def _share(source: Source, rows: Any, part: int, parts: int) -> Any:
+    if parts == 1:
+        return rows
+    if (found := getattr(rows, "num_shards", 1)) < parts:
+        raise ValueError(
+            f"{source.name} has {found} files for {parts} readers (ranks x workers), streamed; use fewer workers"
+        )
+    return rows.shard(num_shards=parts, index=part)
 
 
 def _row_documents(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[Document]:

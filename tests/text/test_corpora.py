@@ -245,17 +245,47 @@ def test_a_missing_column_and_an_unreachable_hub_say_what_to_do(hub):
         read(Source("hub", dataset_name="unreachable"))
 
 
-def test_parquet_files_are_read(tmp_path):
-    source = Source("parquet", str(tmp_path), column="body")
-    if find_spec("datasets") is None:
-        with pytest.raises(ValueError, match="needs the package datasets"):
-            read(source)
-        return
+def not_installed(tmp_path, source) -> bool:
+    """Whether reading parquet without the library tells so."""
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(ValueError, match="needs the package datasets"):
+        read(source)
+    return True
+
+
+def parquet(folder, *tables: list[str]) -> None:
     import datasets
 
-    datasets.Dataset.from_dict({"body": ROWS}).to_parquet(tmp_path / "a.parquet")
+    datasets.disable_progress_bars()
+    for number, texts in enumerate(tables):
+        datasets.Dataset.from_dict({"text": texts}).to_parquet(folder / f"{number}.parquet")
+
+
+def test_parquet_files_are_read(tmp_path):
+    source = Source("parquet", str(tmp_path))
+    if find_spec("datasets") is None:
+        assert not_installed(tmp_path, source)
+        return
+    parquet(tmp_path, ROWS)
     corpus = read(source)
     assert [document.text for document in corpus] == WANTED == [document.text for document in corpus]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 5])
+def test_readers_of_a_stream_share_its_files(tmp_path, parts):
+    source = Source("parquet", str(tmp_path / "*.parquet"), streaming=True)
+    if find_spec("datasets") is None:
+        assert not_installed(tmp_path, source)
+        return
+    parquet(tmp_path, *(["one", "two", str(n)] for n in range(5)))
+    found = [[document.text for document in read(source, part, parts)] for part in range(parts)]
+    assert sorted(text for texts in found for text in texts) == sorted(texts(source))
+    assert all(found) and len({read(source, part, parts).sha256 for part in range(parts)}) == parts
+
+
+def test_more_readers_than_files_are_a_mistake(hub):
+    with pytest.raises(ValueError, match=r"hub:web train has 1 files for 4 readers .*use fewer workers"):
+        read(Source("hub", dataset_name="web", streaming=True), 0, 4)
 
 
 # ---- the real files ----
