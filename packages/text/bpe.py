@@ -13,12 +13,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from packages.text.documents import Corpus
 from packages.text.vocabulary import SPECIALS, UNK, inside, put, without_specials
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from packages.text.corpora import Corpus
 
 FILE = "tokenizer.json"
 SMALLEST = len(SPECIALS) + 256  # ids: the specials and every byte

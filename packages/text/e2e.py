@@ -4,7 +4,7 @@ Several texts share one field set; a split keeps them together. Knows the format
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from packages.text.documents import Document, files, key, lines
 
@@ -39,6 +39,11 @@ def parse(fields: str, where: str = "fields") -> dict[str, str]:
     return slots
 
 
+def joined(slots: Mapping[str, str]) -> str:
+    """The fields as text again; parse(joined(slots)) == slots."""
+    return " | ".join(f"{name} : {value}" for name, value in slots.items())
+
+
 def by_fields(found: Iterable[Document]) -> dict[str, list[Document]]:
     """The texts of each field set, in their order: references of one meaning, paraphrases of each other."""
     sets: dict[str, list[Document]] = defaultdict(list)
@@ -54,3 +59,8 @@ def slot_values(found: Iterable[Document]) -> dict[str, tuple[str, ...]]:
         for name, value in document.slots.items():
             values[name].add(value)
     return {name: tuple(sorted(values[name])) for name in sorted(values)}
+
+
+def labels(slots: Mapping[str, str], values: Mapping[str, Sequence[str]]) -> list[int]:
+    """For every slot of `values`, the place of the value among those known; -1: absent, or never seen in training."""
+    return [known.index(slots[name]) if slots.get(name) in known else -1 for name, known in values.items()]

@@ -138,6 +138,28 @@ def pack(sequences: Iterable[Sequence[int]], packing: Packing, size: int) -> Win
     return Windows(np.concatenate(parts or [np.zeros(0, np.uint16)]), offsets, cut(offsets, packing), packing)
 
 
+class Pairs(Windows):
+    """Windows of two segments, the first of them given: first, EOS, second, EOS, then PAD, which is modelled.
+
+    given [D] int64: tokens of each first segment, its EOS among them.
+    """
+
+    def __init__(self, windows: Windows, given: np.ndarray):
+        super().__init__(windows.tokens, windows.offsets, windows.cut, windows.packing)
+        self.given = given
+
+    def known(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        """bool [B, L], the positions of the first segment."""
+        return np.arange(self.packing.length) < self.given[self.document(index)][:, None]
+
+
+def pack_pairs(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], length: int, size: int) -> Pairs:
+    """Windows of pairs of ids; a pair that is too long is dropped and counted. ValueError: as of `pack`."""
+    found = [(list(first), list(second)) for first, second in pairs]
+    made = pack(([*first, EOS, *second] for first, second in found), Packing("eos_pad", length), size)
+    return Pairs(made, np.array([len(first) + 1 for first, _ in found], np.int64))
+
+
 def ended(ids: Sequence[int], packing: Packing, size: int) -> np.ndarray:
     """The ids of a document with its EOS, in the smallest type that holds the vocabulary."""
     found = np.array(ids if packing.kind == "none" else [*ids, EOS], np.int64)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from packages.text.documents import Corpus, Document
 from packages.text.token_cache import cached
 from packages.text.vocabulary import EOS, PAD, Vocabulary
-from packages.text.windows import KINDS, LONG, TAILS, Packing, cut, pack, stream
+from packages.text.windows import KINDS, LONG, TAILS, Packing, cut, pack, pack_pairs, stream
 
 WORDS = Vocabulary(map(str, range(50)))
 SIZE = len(WORDS)
@@ -153,6 +153,28 @@ def test_a_corpus_without_a_window_says_what_to_do(documents, packing, said):
 def test_an_unknown_packing_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         Packing(**wrong)
+
+
+# ---- pairs ----
+
+
+pairs = st.lists(st.tuples(*[st.lists(st.integers(5, SIZE - 1), max_size=8)] * 2), min_size=1, max_size=6)
+
+
+@given(pairs, st.integers(4, 16))
+def test_the_first_segment_of_a_pair_is_known_and_the_second_is_not(found, length):
+    fitting = [(first, second) for first, second in found if len(first) + len(second) + 2 <= length]
+    if not fitting:
+        with pytest.raises(ValueError, match="all "):
+            pack_pairs(found, length, SIZE)
+        return
+    windows = pack_pairs(found, length, SIZE)
+    ids, valid = windows.take(range(len(windows)))
+    known = windows.known(range(len(windows)))
+    assert valid.all() and windows.cut.dropped == len(found) - len(fitting)
+    for row, mask, (first, second) in zip(ids, known, fitting, strict=True):
+        assert row[mask].tolist() == [*first, EOS]
+        assert row[~mask].tolist() == [*second, EOS] + [PAD] * (length - len(first) - len(second) - 2)
 
 
 # ---- caches ----
