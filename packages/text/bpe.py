@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 SMALLEST = len(SPECIALS) + 256  # ids: the specials and every byte
 MIN_FREQUENCY = 2  # of a pair of pieces that is merged
-AT_ONCE = 1024  # texts given to the library's threads together
+AT_ONCE = 256  # texts given to the library's threads together
 
 
 class Bpe:

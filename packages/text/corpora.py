@@ -23,7 +23,7 @@ SOURCES = ("text", "parquet", "hub", "e2e", "wikisplit")
 SAMPLES = ("document", "paragraph", "line")
 HEADING = re.compile(r" = [^=].* = $")  # of an article of WikiText; those of sections have more signs
 SUFFIX = {"text": ".txt", "e2e": ".txt", "wikisplit": ".tsv", "parquet": ".parquet"}  # of the files of a folder
-WHOLE, BLANK_LINES, LINE_ENDS = re.compile(r"\Z"), re.compile(r"\n\s*\n"), re.compile(r"\n")
+BETWEEN = {"paragraph": re.compile(r"\n\s*\n"), "line": re.compile(r"\n")}  # documents of a group
 BLOCK = 100  # lines of a group where neither headings nor blank lines part them
 
 
@@ -110,7 +110,7 @@ def _groups(content: Iterable[str], limit: float | None) -> Iterator[list[str]]:
 
 def _cut(group: str, sample_by: str) -> Iterator[Document]:
     """The documents of a group, none of them blank."""
-    parts = {"document": WHOLE, "paragraph": BLANK_LINES, "line": LINE_ENDS}[sample_by].split(group)
+    parts = BETWEEN[sample_by].split(group) if sample_by in BETWEEN else [group]
     name = key(group.strip())
     return (Document(text, name) for part in parts if (text := part.strip()))
 

@@ -20,7 +20,7 @@ CHUNKS = (32, 48, 64, 128)  # window lengths for which chunks are counted
 SHOWN = 20  # tokens at the top and at the bottom
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022
 REPEATS = 1.5  # what this house adds to it
-AT_ONCE = 1024  # texts
+AT_ONCE = 256  # texts
 BINS = 40  # of a histogram, at most
 
 
