@@ -8,7 +8,7 @@ seen in N places add (K - 1) / 2N. Knows texts and ids, no formats.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,10 +90,9 @@ class Statistics:
 class _Counted:
     """One walk through the texts."""
 
-    tokens: np.ndarray  # [D], of each document
+    ids: list[np.ndarray]  # of each document
     characters: np.ndarray  # [D]
     words: int
-    row: np.ndarray  # BOS, ids, EOS of every document, one after another
     seconds: float  # of tokenising
 
 
@@ -103,20 +102,20 @@ def statistics(texts: Iterable[str], vocabulary: Tokens, length: int = 64, param
     ValueError: no text.
     """
     seen = _counted(texts, vocabulary)
-    counts = np.bincount(seen.row, minlength=len(vocabulary))
-    counts[[BOS, EOS]] = 0
+    tokens = np.array([len(ids) for ids in seen.ids])
+    counts = np.bincount(np.concatenate(seen.ids), minlength=len(vocabulary))
     order = np.lexsort((np.arange(len(counts)), -counts))[: (counts > 0).sum()]
-    chunks = tuple(_chunk(seen.tokens, size) for size in sorted({*CHUNKS, length}))
-    total = int(seen.tokens.sum())
-    unigram, bigram = entropies(seen.row, len(vocabulary))
+    chunks = tuple(_chunk(tokens, size) for size in sorted({*CHUNKS, length}))
+    total = int(tokens.sum())
+    unigram, bigram = entropies(seen.ids, len(vocabulary))
     return Statistics(
-        documents=len(seen.tokens),
+        documents=len(tokens),
         words=seen.words,
         characters=int(seen.characters.sum()),
         tokens=total,
         kinds=len(order),
         vocabulary=len(vocabulary),
-        token_length=_spread(seen.tokens),
+        token_length=_spread(tokens),
         character_length=_spread(seen.characters),
         chunks=chunks,
         top=_named(order[:SHOWN], counts, vocabulary),
@@ -127,25 +126,24 @@ def statistics(texts: Iterable[str], vocabulary: Tokens, length: int = 64, param
         bigram_entropy=bigram,
         budget=None if parameters is None else _budget(parameters, next(c for c in chunks if c.length == length)),
         tokens_per_second=total / seen.seconds,
-        milliseconds_per_document=1000 * seen.seconds / len(seen.tokens),
+        milliseconds_per_document=1000 * seen.seconds / len(tokens),
     )
 
 
 def _counted(texts: Iterable[str], vocabulary: Tokens) -> _Counted:
     rest, words, seconds = iter(texts), 0, 0.0
-    rows: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
     characters: list[int] = []
     while some := list(islice(rest, AT_ONCE)):
         start = time.perf_counter()
-        ids = list(vocabulary.encode_all(some))
+        found = list(vocabulary.encode_all(some))
         seconds += time.perf_counter() - start
-        rows += [np.array([BOS, *each, EOS], np.int32) for each in ids]
+        ids += [np.array(each, np.int32) for each in found]
         characters += map(len, some)
         words += sum(len(text.split()) for text in some)
-    tokens = np.array([len(row) - 2 for row in rows], np.int64)
-    if not tokens.sum():
+    if not any(map(len, ids)):
         raise ValueError("there is no text to count; look at what the path and the split leave of it")
-    return _Counted(tokens, np.array(characters), words, np.concatenate(rows), seconds)
+    return _Counted(ids, np.array(characters), words, seconds)
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -155,8 +153,9 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum() + (len(seen) - 1) / (2 * seen.sum()))
 
 
-def entropies(row: np.ndarray, size: int) -> tuple[float, float]:
-    """(unigram, bigram-conditional) nats per token of words + EOS. row: BOS, ids, EOS of every document; size: V."""
+def entropies(documents: Iterable[Sequence[int] | np.ndarray], size: int) -> tuple[float, float]:
+    """(unigram, bigram-conditional) nats per token, of words + EOS, the first after BOS. documents: ids; size: V."""
+    row = np.concatenate([np.array([BOS, *ids, EOS], np.int32) for ids in documents])
     inside = row[1:] != BOS
     previous, following = row[:-1][inside].astype(np.int64), row[1:][inside]
     _, pairs = np.unique(previous * size + following, return_counts=True)

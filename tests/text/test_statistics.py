@@ -14,14 +14,10 @@ from packages.text.bpe import Bpe
 from packages.text.corpora import Source, read
 from packages.text.token_report import as_markdown, write
 from packages.text.token_statistics import BINS, entropies, entropy, statistics
-from packages.text.vocabulary import BOS, EOS, Vocabulary
+from packages.text.vocabulary import Vocabulary
 
 WORDS = Vocabulary(map(str, range(100)))
 TEXTS = [" ".join(["1"] * 10), " ".join(["2"] * 40), " ".join(["3"] * 99 + ["x"])]
-
-
-def row(*documents: list[int]) -> np.ndarray:
-    return np.array([id for ids in documents for id in (BOS, *ids, EOS)])
 
 
 def test_counts_are_of_the_texts():
@@ -66,7 +62,7 @@ def test_every_document_is_in_one_bin(lengths):
 
 def test_two_sentences_by_hand():
     """1 2 EOS and 1 3 EOS: of 1 follows 2 or 3; all else is sure. Kinds: 1 (2 of 6), EOS (2), 2, 3 (1 each)."""
-    unigram, bigram = entropies(row([6, 7], [6, 8]), len(WORDS))
+    unigram, bigram = entropies([[6, 7], [6, 8]], len(WORDS))
     third, sixth = 2 * (1 / 3) * math.log(3), 2 * (1 / 6) * math.log(6)
     assert unigram == pytest.approx(third + sixth + 3 / 12)
     assert bigram == pytest.approx(math.log(2) / 3 + (5 - 1) / 12 - (4 - 1) / 12)
@@ -89,11 +85,11 @@ def test_the_entropy_of_a_chain_is_found():
     left = np.linalg.solve((np.eye(3) - step[:, :3]).T, np.full(3, 1 / 3))  # visits of each word per document
     rows = -(step * np.log(np.where(step > 0, step, 1))).sum(1)
     exact = (math.log(3) + left @ rows) / (1 + left.sum())
-    assert entropies(row(*documents), len(WORDS))[1] == pytest.approx(exact, abs=0.01)
+    assert entropies(documents, len(WORDS))[1] == pytest.approx(exact, abs=0.01)
 
 
 def test_a_sure_language_has_no_conditional_entropy():
-    _, bigram = entropies(row(*[[5, 6, 7]] * 2000), len(WORDS))
+    _, bigram = entropies([[5, 6, 7]] * 2000, len(WORDS))
     assert abs(bigram) < 1e-3
 
 
