@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from importlib.util import find_spec
+from itertools import starmap
 from types import SimpleNamespace
 
 import pytest
@@ -195,6 +196,8 @@ def test_a_side_without_a_document_is_a_mistake():
 def test_the_hash_of_a_corpus_is_of_its_content():
     assert made(3).sha256 == made(3).sha256 != made(4).sha256
     assert split(made(99))[0].sha256 != split(made(99))[1].sha256
+    cases = ([("ab", "0"), ("c", "0")], [("a", "0"), ("bc", "0")], [("ab", "1"), ("c", "0")], [("c", "0"), ("ab", "0")])
+    assert len({Corpus("made", lambda case=case: starmap(Document, case)).sha256 for case in cases}) == 4
 
 
 # ---- parquet and the hub ----
