@@ -96,6 +96,17 @@ def _kept(corpus: Corpus, share: float, out: bool) -> Iterator[Document]:
     return (document for document in corpus if is_held_out(document.group, share) == out)
 
 
+def unseen(corpus: Corpus, seen: Corpus) -> Corpus:
+    """The documents of `corpus` whose very text is not in `seen`; groups are apart, yet two may share a text."""
+    identity = corpus.identity and f"{corpus.identity} without {seen.sha256}"
+    return Corpus(f"{corpus.name}:unseen", partial(_unseen, corpus, seen), identity)
+
+
+def _unseen(corpus: Corpus, seen: Corpus) -> Iterator[Document]:
+    known = {key(document.text) for document in seen}
+    return (document for document in corpus if key(document.text) not in known)
+
+
 def files(path: str, suffix: str) -> list[Path]:
     """The file at `path`, all files with the suffix below a folder, or what a glob finds; sorted. ValueError: none."""
     root = Path(path)

@@ -10,7 +10,7 @@ import pytest
 
 from packages.text import e2e, wikisplit
 from packages.text.corpora import BLOCK, Source, read
-from packages.text.documents import Corpus, Document, is_held_out, key, split
+from packages.text.documents import Corpus, Document, is_held_out, key, split, unseen
 
 ARTICLES = " \n = Lobster = \n \n The lobster swims . \n\n = = Food = = \n It eats . \n = A = B = \n \n Last . \n"
 FIELDS = (
@@ -188,6 +188,12 @@ def test_the_side_of_a_group_depends_on_nothing_but_its_content():
     assert small == {text for text in large if int(text.split()[0]) < 40}
 
 
+def test_what_is_unseen_shares_no_text_with_what_was_seen():
+    one, two = (Corpus(name, lambda texts=name: (Document(t, "0") for t in texts)) for name in ("abcb", "bde"))
+    assert [document.text for document in unseen(one, two)] == ["a", "c"]
+    assert [document.text for document in unseen(two, one)] == ["d", "e"]
+
+
 def test_a_side_without_a_document_is_a_mistake():
     with pytest.raises(ValueError, match=r"made:validation is empty: made has 1 groups .* which no split cuts"):
         split(made(1))
@@ -326,3 +332,8 @@ def test_the_real_splits_are_these(real, source, name, groups):
     training, validation = split(read(Source(source, str(real / name))))
     assert (training.facts.groups, validation.facts.groups) == groups
     assert not {d.group for d in training} & {d.group for d in validation}
+
+
+def test_few_texts_of_e2e_stand_in_two_field_sets(real):
+    training, validation = split(read(Source("e2e", str(real / "e2e-valid.txt"))))
+    assert (validation.facts.documents, unseen(validation, training).facts.documents) == (367, 359)
