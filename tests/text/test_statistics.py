@@ -37,8 +37,9 @@ def test_lengths_are_spread_as_numpy_says():
 
 
 def test_chunks_are_whole_windows():
-    found = {chunk.length: chunk for chunk in statistics(TEXTS, WORDS, length=20).chunks}
-    assert sorted(found) == [20, 32, 48, 64, 128]
+    found = {chunk.length: chunk for chunk in statistics(TEXTS, WORDS, length=40).chunks}
+    assert sorted(found) == [32, 40, 48, 64, 128]
+    assert (found[40].shorter, found[40].per_document) == (1 / 3, (0 + 1 + 2) / 3)  # one document has 40 tokens
     assert (found[32].shorter, found[32].per_document) == (1 / 3, (0 + 1 + 3) / 3)
     assert (found[128].shorter, found[128].per_document) == (1, 0)
 
