@@ -12,6 +12,7 @@ from PIL import Image
 
 from packages.text.bpe import Bpe
 from packages.text.corpora import Source, read
+from packages.text.grammar import Grammar
 from packages.text.token_report import as_markdown, write
 from packages.text.token_statistics import BINS, entropies, entropy, statistics
 from packages.text.vocabulary import Vocabulary
@@ -92,6 +93,17 @@ def test_the_entropy_of_a_chain_is_found():
 def test_a_sure_language_has_no_conditional_entropy():
     _, bigram = entropies([[5, 6, 7]] * 2000, len(WORDS))
     assert abs(bigram) < 1e-3
+
+
+def test_the_estimates_of_a_grammar_are_near_its_exact_values():
+    grammar = Grammar("micro")
+    vocabulary = Vocabulary(grammar.words)
+    found = statistics((" ".join(each.words) for each in grammar.samples(0, range(4000))), vocabulary, length=16)
+    pairs = np.asarray(grammar.bigram())
+    exact = [-(p[p > 0] * np.log(p[p > 0])).sum() for p in (grammar.unigram(), pairs.ravel(), pairs.sum(1))]
+    assert found.unigram_entropy == pytest.approx(exact[0], abs=0.01)
+    assert found.bigram_entropy == pytest.approx(exact[1] - exact[2], abs=0.02)
+    assert found.unknown == 0 and found.words == found.tokens
 
 
 # ---- files ----
