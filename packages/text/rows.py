@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from packages.text.vocabulary import SPECIALS
+
 T = TypeVar("T")
 Words = Sequence[str]
-SPECIALS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]")
 PAD, EOS = SPECIALS[0], SPECIALS[3]
 
 
