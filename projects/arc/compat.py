@@ -95,7 +95,7 @@ class Earlier(Own):
             )
         if data.conditioning.has_demos:
             raise Mistake("model.compat knows tasks by their rows; leave model.task at rows.")
-        data.side = SIDE
+        data.side, data.token_quantum = SIDE, 1  # boards have one shape
 
     def network(self, module: ArcModule) -> nn.Module:
         sizes = {name: module.sizes[name] for name in ("width", "depth", "heads", "dropout")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from shared.training.randomness import Randomness
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
 AUTO = "auto"  # the split that the named tasks are of
+QUANTUM = 4096  # tokens, on a card
 
 
 @dataclass
@@ -54,7 +55,8 @@ class ArcData(LightningDataModule):
     max_size: drop tasks with a longer side among the known grids. eval_weight: expected draws of a pair of an evaluated
     task relative to others. overlap: what to do where a training input is an evaluated query. batch_size: pairs per
     update over all devices; or batch_units: their cells, demos shown with them included, so that an update costs the
-    same whatever the grids.
+    same whatever the grids. token_quantum: every stream of a training batch is filled up to a multiple of so many
+    tokens, so that compiled kernels meet few shapes; auto = 4096 on a card, elsewhere 1, which fills up nothing.
     """
 
     def __init__(
@@ -76,14 +78,18 @@ class ArcData(LightningDataModule):
         batch_size: int | None = 192,
         batch_units: int | None = None,
         micro_batch: int | Literal["auto"] = "auto",
+        token_quantum: int | Literal["auto"] = "auto",
     ):
         super().__init__()
+        if token_quantum != AUTO and token_quantum < 1:
+            raise ValueError(f"data.token_quantum is {token_quantum}; give 1 or more tokens, or auto")
         self.dataset, self.layout, self.asked, self.train_sets = dataset, layout, split, train_sets
         self.named, self.limit, self.max_size = tasks and [spelled(id) for id in tasks], limit, max_size
         self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
         self.eval_weight, self.overlap = eval_weight, overlap
         self.augment, self.holdout = augment, holdout
         self.batch_size, self.batch_units, self.micro_batch = batch_size, batch_units, micro_batch
+        self.token_quantum = token_quantum
         self.randomness = Randomness()
         self.conditioning = Conditioning()  # of the network, which says so when it adopts the data
         self.side = max_size  # of the network: its largest grid
@@ -276,7 +282,14 @@ class ArcData(LightningDataModule):
     def train_dataloader(self) -> ResidentBatches:
         examples = self.examples()
         pairs = self.pairs(examples, self.augment).to(self.device)
-        return ResidentBatches(self.order(examples, **placed(self.trainer)), pairs.build)
+        build = partial(pairs.build, quantum=self.quantum(self.device))
+        return ResidentBatches(self.order(examples, **placed(self.trainer)), build)
+
+    def quantum(self, device: torch.device) -> int:
+        """What streams of training batches on that device are filled up to multiples of."""
+        if self.token_quantum == AUTO:
+            return QUANTUM if device.type == "cuda" else 1
+        return self.token_quantum
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
         """Which pairs each update sees; `place`: world, rank, accumulate, start."""
