@@ -7,6 +7,7 @@ refuses every evaluated task. Filters, sizes, selection and subsets see known gr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -29,7 +30,7 @@ from shared.training.randomness import Randomness
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
 AUTO = "auto"  # the split that the named tasks are of
-QUANTUM = 4096  # tokens, on a card
+QUANTUM, STEP = 4096, 128  # the most tokens that streams are filled up to multiples of by themselves, and its own step
 
 
 @dataclass
@@ -56,7 +57,8 @@ class ArcData(LightningDataModule):
     task relative to others. overlap: what to do where a training input is an evaluated query. batch_size: pairs per
     update over all devices; or batch_units: their cells, demos shown with them included, so that an update costs the
     same whatever the grids. token_quantum: every stream of a training batch is filled up to a multiple of so many
-    tokens, so that compiled kernels meet few shapes; auto = 4096 on a card, elsewhere 1, which fills up nothing.
+    tokens, so that compiled kernels meet few shapes; 1 fills up nothing. auto: on a card an eighth of a stream, so that
+    a sixteenth is filler, and 4096 at most; elsewhere 1.
     """
 
     def __init__(
@@ -282,14 +284,17 @@ class ArcData(LightningDataModule):
     def train_dataloader(self) -> ResidentBatches:
         examples = self.examples()
         pairs = self.pairs(examples, self.augment).to(self.device)
-        build = partial(pairs.build, quantum=self.quantum(self.device))
-        return ResidentBatches(self.order(examples, **placed(self.trainer)), build)
+        order = self.order(examples, **placed(self.trainer))
+        return ResidentBatches(order, partial(pairs.build, quantum=self.quantum(order, self.device)))
 
-    def quantum(self, device: torch.device) -> int:
-        """What streams of training batches on that device are filled up to multiples of."""
-        if self.token_quantum == AUTO:
-            return QUANTUM if device.type == "cuda" else 1
-        return self.token_quantum
+    def quantum(self, order: StatelessBatches, device: torch.device) -> int:
+        """What streams of these training batches are filled up to multiples of, on that device."""
+        if self.token_quantum != AUTO:
+            return self.token_quantum
+        if device.type != "cuda":
+            return 1
+        units = self.batch_units or self.batch_size * order.lengths.mean()
+        return min(QUANTUM, STEP * math.ceil(units / order.shards / 16 / STEP))  # questions and answers: two streams
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
         """Which pairs each update sees; `place`: world, rank, accumulate, start."""

@@ -1,5 +1,7 @@
 """Streams filled up to a multiple: shapes are few, and nothing else of a training step can tell."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -130,8 +132,21 @@ def test_a_step_meets_its_shape_unless_streams_are_as_they_are():
     assert not plain.shapes.met
 
 
-def test_automatic_is_much_on_a_card_and_nothing_elsewhere():
-    assert [arc_data().quantum(torch.device(kind)) for kind in ("cpu", "cuda")] == [1, QUANTUM]
+def automatic(kind, mean=320, shards=1, **batch):
+    order = SimpleNamespace(lengths=np.array([mean - 100, mean + 100]), shards=shards)
+    return arc_data(**batch).quantum(order, torch.device(kind))
+
+
+def test_automatic_is_an_eighth_of_a_stream_on_a_card_and_nothing_elsewhere():
+    assert automatic("cpu", batch_size=192) == 1
+    assert automatic("cuda", batch_size=192) == 192 * 320 / 2 / 8
+    assert automatic("cuda", batch_size=192, shards=3) == 192 * 320 / 3 / 2 / 8
+    assert automatic("cuda", batch_size=None, batch_units=51200) == 51200 / 2 / 8
+    assert automatic("cuda", batch_size=384) == QUANTUM
+    assert automatic("cuda", batch_size=8) == 256  # a step of 128 more
+
+
+def test_the_loader_fills_up_as_it_is_told():
     assert next(plan.batches(arc_data())).question.quantum == 1
     assert next(plan.batches(arc_data(token_quantum=64))).question.quantum == 64
 
