@@ -1,9 +1,9 @@
 """Forward FLOPs of the three streams of `GridDenoiser`, from the real lengths of a batch and without running anything.
 
 The prefix of the last block needs keys and values only, and the size token is a stream of one token per example; so
-the count follows `network.py` line by line. An open prefix is read for the size as a sealed one is, and walks with the
-body in every pass. To `DenseDenoiser` an empty cell is a token as any other: its boards are
-counted whole. Knows lengths on the host; not what training does with the passes.
+the count follows `network.py` line by line. An open prefix is read for the size as a sealed one is, and goes through
+all blocks with the body in every pass. To `DenseDenoiser` an empty cell is a token as any other: its boards are counted
+whole. Knows lengths on the host; not what training does with the passes.
 """
 
 from functools import singledispatch

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from projects.arc import network as networks
+from projects.arc.compat import Compat, Earlier
 from projects.arc.data import QUANTUM
 from projects.arc.packing import filled, repeated, room
+from projects.arc.pairs import Augment
 from projects.arc.shapes import Shapes
 from shared.networks import Layout
 from shared.training import plan
+from shared.training.errors import Mistake
 from shared.training.throughput import training_flops
-from tests.projects.arc.conftest import arc_batches, arc_data, arc_module, believe
+from tests.projects.arc.conftest import TASKS, arc_batches, arc_data, arc_module, believe
 
 KINDS = [{}, {"prefix": "open"}, {"task": "both", "condition_dropout": 0.5}]
 
@@ -149,6 +152,15 @@ def test_automatic_is_an_eighth_of_a_stream_on_a_card_and_nothing_elsewhere():
 def test_the_loader_fills_up_as_it_is_told():
     assert next(plan.batches(arc_data())).question.quantum == 1
     assert next(plan.batches(arc_data(token_quantum=64))).question.quantum == 64
+
+
+def test_boards_have_one_shape_and_are_not_filled_up():
+    told = {"augment": Augment(colour="cycle"), "tasks": TASKS[:1]}
+    data = arc_data(**told)
+    Earlier(Compat()).prepare(data)
+    assert automatic("cuda", batch_size=192) > 1 == data.quantum(None, torch.device("cuda"))
+    with pytest.raises(Mistake, match=r"boards.* leave data\.token_quantum at auto"):
+        Earlier(Compat()).prepare(arc_data(**told, token_quantum=64))
 
 
 def test_no_tokens_at_all_are_refused():
