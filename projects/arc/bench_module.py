@@ -170,7 +170,7 @@ def step(size: str | None = None, updates: int = 50) -> dict[str, Any]:
     for update in range(warm + updates):
         if update == warm:
             flops, start = 0, _now(device)
-        batch = pairs.build(order.shares(update)[0])
+        batch = pairs.build(order.shares(update)[0], data.quantum(order, device))
         flops += training_flops(module, batch)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = module.training_step(batch, 0)["loss"]

@@ -95,7 +95,9 @@ class Earlier(Own):
             )
         if data.conditioning.has_demos:
             raise Mistake("model.compat knows tasks by their rows; leave model.task at rows.")
-        data.side = SIDE
+        if data.token_quantum not in ("auto", 1):
+            raise Mistake("model.compat computes boards, which have one shape; leave data.token_quantum at auto.")
+        data.side, data.token_quantum = SIDE, 1
 
     def network(self, module: ArcModule) -> nn.Module:
         sizes = {name: module.sizes[name] for name in ("width", "depth", "heads", "dropout")}

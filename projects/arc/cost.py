@@ -1,8 +1,9 @@
 """Forward FLOPs of the three streams of `GridDenoiser`, from the real lengths of a batch and without running anything.
 
 The prefix of the last block needs keys and values only, and the size token is a stream of one token per example; so
-the count follows `network.py` line by line. To `DenseDenoiser` an empty cell is a token as any other: its boards are
-counted whole. Knows lengths on the host; not what training does with the passes.
+the count follows `network.py` line by line. An open prefix is read for the size as a sealed one is, and goes through
+all blocks with the body in every pass. To `DenseDenoiser` an empty cell is a token as any other: its boards are counted
+whole. Knows lengths on the host; not what training does with the passes.
 """
 
 from functools import singledispatch
@@ -11,6 +12,7 @@ import numpy as np
 
 from projects.arc.dense import BOARD, DenseDenoiser
 from projects.arc.network import GridDenoiser
+from projects.arc.open_prefix import OpenDenoiser
 from shared.networks import flops
 
 
@@ -27,17 +29,31 @@ def reading(net: GridDenoiser, cells: np.ndarray) -> int:
     own = sum(flops.block(block, tokens, flops.pairs(lengths)) for block in net.blocks[:-1])
     own += flops.matrices(last.k, tokens) + flops.matrices(last.v, tokens)
     seen = int((lengths + 1).sum())
-    return own + sum(flops.block(block, count, seen) for block in net.blocks) + flops.matrices(net.size, count)
+    return own + _walked(net, count, seen) + flops.matrices(net.size, count)
 
 
 @singledispatch
 def denoising(net: GridDenoiser, cells: np.ndarray, answers: np.ndarray, believed: int = 0) -> int:
     """One pass over answers of `answers` [B] cells; `believed` of the cells carry an earlier belief."""
-    own, tokens = answers + 1, int(answers.sum())
-    seen = flops.pairs(own, prefix_lengths(net, cells))
-    body = sum(flops.block(block, int(own.sum()), seen) for block in net.blocks)
-    read = flops.matrices(net.time, len(own)) + flops.matrices(net.belief, believed)
-    return body + read + flops.matrices(net.out, tokens)
+    own, read = answers + 1, prefix_lengths(net, cells)
+    return _walked(net, int(own.sum()), flops.pairs(own, read)) + _told(net, answers, believed)
+
+
+@denoising.register
+def _(net: OpenDenoiser, cells: np.ndarray, answers: np.ndarray, believed: int = 0) -> int:
+    one = prefix_lengths(net, cells) + answers + 1
+    return _walked(net, int(one.sum()), flops.pairs(one)) + _told(net, answers, believed)
+
+
+def _walked(net: GridDenoiser, tokens: int, pairs: int) -> int:
+    """Of a stream through all blocks."""
+    return sum(flops.block(block, tokens, pairs) for block in net.blocks)
+
+
+def _told(net: GridDenoiser, answers: np.ndarray, believed: int) -> int:
+    """Of what is told of time and belief, and of the beliefs read off."""
+    told = flops.matrices(net.time, len(answers)) + flops.matrices(net.belief, believed)
+    return told + flops.matrices(net.out, int(answers.sum()))
 
 
 @reading.register

@@ -7,9 +7,10 @@ refuses every evaluated task. Filters, sizes, selection and subsets see known gr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from shared.training.randomness import Randomness
 
 HELD_AT_ONCE = 64  # held-out pairs of one validation step
 AUTO = "auto"  # the split that the named tasks are of
+QUANTUM, STEP = 4096, 128  # the most tokens that streams are filled up to multiples of by themselves, and its own step
 
 
 @dataclass
@@ -54,7 +56,9 @@ class ArcData(LightningDataModule):
     max_size: drop tasks with a longer side among the known grids. eval_weight: expected draws of a pair of an evaluated
     task relative to others. overlap: what to do where a training input is an evaluated query. batch_size: pairs per
     update over all devices; or batch_units: their cells, demos shown with them included, so that an update costs the
-    same whatever the grids.
+    same whatever the grids. token_quantum: every stream of a training batch is filled up to a multiple of so many
+    tokens, so that compiled kernels meet few shapes; 1 fills up nothing. auto: on a card an eighth of a stream, so that
+    a sixteenth is filler, and 4096 at most; elsewhere 1.
     """
 
     def __init__(
@@ -76,14 +80,18 @@ class ArcData(LightningDataModule):
         batch_size: int | None = 192,
         batch_units: int | None = None,
         micro_batch: int | Literal["auto"] = "auto",
+        token_quantum: int | Literal["auto"] = "auto",
     ):
         super().__init__()
+        if token_quantum != AUTO and token_quantum < 1:
+            raise ValueError(f"data.token_quantum is {token_quantum}; give 1 or more tokens, or auto")
         self.dataset, self.layout, self.asked, self.train_sets = dataset, layout, split, train_sets
         self.named, self.limit, self.max_size = tasks and [spelled(id) for id in tasks], limit, max_size
         self.subset, self.subset_file, self.eval_subset = subset, subset_file, eval_subset
         self.eval_weight, self.overlap = eval_weight, overlap
         self.augment, self.holdout = augment, holdout
         self.batch_size, self.batch_units, self.micro_batch = batch_size, batch_units, micro_batch
+        self.token_quantum = token_quantum
         self.randomness = Randomness()
         self.conditioning = Conditioning()  # of the network, which says so when it adopts the data
         self.side = max_size  # of the network: its largest grid
@@ -276,7 +284,17 @@ class ArcData(LightningDataModule):
     def train_dataloader(self) -> ResidentBatches:
         examples = self.examples()
         pairs = self.pairs(examples, self.augment).to(self.device)
-        return ResidentBatches(self.order(examples, **placed(self.trainer)), pairs.build)
+        order = self.order(examples, **placed(self.trainer))
+        return ResidentBatches(order, partial(pairs.build, quantum=self.quantum(order, self.device)))
+
+    def quantum(self, order: StatelessBatches, device: torch.device) -> int:
+        """What streams of these training batches are filled up to multiples of, on that device."""
+        if self.token_quantum != AUTO:
+            return self.token_quantum
+        if device.type != "cuda":
+            return 1
+        units = self.batch_units or self.batch_size * order.lengths.mean()
+        return min(QUANTUM, STEP * math.ceil(units / order.shards / 16 / STEP))  # questions and answers: two streams
 
     def order(self, examples: list[Example], **place: Any) -> StatelessBatches:
         """Which pairs each update sees; `place`: world, rank, accumulate, start."""

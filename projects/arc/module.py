@@ -26,10 +26,12 @@ from projects.arc.evaluate import Evaluation
 from projects.arc.heldout import SolveHeld
 from projects.arc.network import NUM_COLOURS, Frame, GridDenoiser, Prefix, Question
 from projects.arc.objective import LossOptions, Objective, UnrollOptions, per_example
+from projects.arc.open_prefix import OpenDenoiser
 from projects.arc.packing import Cells, commonest
 from projects.arc.pairs import Grids, Query
 from projects.arc.pictures import draw_denoising, draw_noising, sample_of
 from projects.arc.sampling import WalkOptions
+from projects.arc.shapes import Shapes
 from projects.arc.size import SizeOptions
 from projects.arc.solving import Answered, EvalOptions, OneWalk, Solver
 from projects.arc.walking import Denoiser, walk
@@ -90,7 +92,8 @@ class ArcModule(LightningModule):
     condition_dropout: share of examples whose input colours are withheld. size_weight: of the size head's loss. task:
     what tells the network its task, a row learnt for it, its demos, or both; demo_cells, demo_order: how many cells of
     demos at most, and whether their order counts (see `demos.Conditioning`). deep_supervision: weight of the same
-    cross-entropy read off the intermediate layers. compat: the earlier system in place of this one.
+    cross-entropy read off the intermediate layers. prefix: sealed = the question is read once, without the answer; open
+    = anew in every pass, together with it. compat: the earlier system in place of this one.
     """
 
     lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$|^size$|^size_head\.layers\.\d$"
@@ -114,6 +117,7 @@ class ArcModule(LightningModule):
         loss: LossOptions = LossOptions(),  # noqa: B008
         unroll: UnrollOptions = UnrollOptions(),  # noqa: B008
         deep_supervision: float = 0.0,
+        prefix: Literal["sealed", "open"] = "sealed",
         eval: EvalOptions = EvalOptions(),  # noqa: B008
         size: SizeOptions = SizeOptions(),  # noqa: B008
         compat: Compat | None = None,
@@ -138,6 +142,9 @@ class ArcModule(LightningModule):
         self.objective = Objective(self.process, loss, unroll, deep_supervision)
         if compat and (self.objective.refines or noise.kind != "uniform"):
             raise ValueError("model.compat learns uniform noise in one pass; drop unroll, deep_supervision, noise.kind")
+        if compat and prefix == "open":
+            raise ValueError("model.compat reads question and answer as one sequence anyway; drop model.prefix=open")
+        self.kind, self.shapes = (OpenDenoiser if prefix == "open" else GridDenoiser), Shapes()
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), SamplingOptions()
         self.weights_from = ""  # path, once a checkpoint is loaded
         self.network: GridDenoiser = None  # type: ignore[assignment]  # built by configure_model
@@ -181,7 +188,7 @@ class ArcModule(LightningModule):
             told = self.conditioning
             rows, side = len(self.task_ids) if told.has_rows else 0, self.data.side
             sizes = {**self.sizes, "demos": True} if told.has_demos else self.sizes
-            self.network = build(GridDenoiser, rows=rows, side=side, colours=colours, **sizes)
+            self.network = build(self.kind, rows=rows, side=side, colours=colours, **sizes)
             self.network.withheld.requires_grad_(self.condition_dropout > 0)  # what a step never reads does not learn:
             for part in (self.network.belief.weight, self.network.belief_gate):  # ranks wait for every gradient
                 part.requires_grad_(self.self_condition.share > 0)
@@ -231,6 +238,8 @@ class ArcModule(LightningModule):
         noise = self.process.draw(x0.colour, rng)
         prefix = self.network.prefix(self.withheld(batch.question, rng))
         frame = self.network.frame(prefix, x0)
+        if batch.question.quantum > 1:
+            self.shapes.meet(frame.layout)
         belief = self.recipe.heard(self, batch, t, self.earlier_belief(prefix, batch, noise, t, rng))
         believe = partial(self.believe, prefix, frame, x0)
         loss, logits = self.objective.along(believe, x0, self.corrupted(x0, noise, t).colour, t, belief, rng)  # [B]

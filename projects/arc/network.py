@@ -3,22 +3,23 @@
 Every example is three streams through one stack of blocks. The prefix [task tokens, view tokens, demo cells, input
 cells] sees itself; it has task tokens, demos or both. The size token sees the prefix and is seen by none, so the size
 head cannot read the answer's cell count. The body [time token, answer cells] sees prefix and body. The prefix is
-computed once for any number of denoising passes; of its last block only keys and values are needed. Knows colours and
-coordinates; not the process, the loss or the walk.
+computed once for any number of denoising passes; of its last block only keys and values are needed (a prefix that sees
+the body: `open_prefix.py`). Knows colours and coordinates; not the process, the loss or the walk.
 """
 
 #   B examples, N tokens of a stream, M answer cells, D width, S largest side, R task rows, m tokens per task, K = 10
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from projects.arc.packing import Cells, to_device, weave
+from projects.arc.packing import Cells, filled, repeated, room, to_device, weave
 from shared.networks import Block, Head, Layout, LevelEmbedding, RMSNorm, Rotary, initialise
 from shared.networks.backends import KeysValues
 from shared.networks.rotary import Rotation
@@ -47,28 +48,34 @@ class Question:
     cells: Cells  # the input grids, each behind the demos shown with it, already in that view
     hidden: Tensor | None = None  # [B] bool, True: the input's colours are withheld
     marks: Marks | None = None  # None: there are no demos
+    quantum: int = 1  # tokens; streams are filled up to a multiple of it by a segment that is no example
 
 
 @dataclass
 class Prefix:
     """A question as the body sees it: keys and values of every layer, and the belief about the answer's size."""
 
-    memory: list[KeysValues]  # per block [N, heads, head width]
+    memory: Sequence[KeysValues | None]  # per block [N, heads, head width]; None: the body's stream holds the tokens
     lengths: np.ndarray  # [B] prefix tokens
     size_logits: Tensor  # [B, S * S]; class (h - 1) S + (w - 1)
+    quantum: int = 1
 
     def first(self, count: int) -> Prefix:
         """The first `count` examples, cut off from the gradient: what a pass for self-conditioning sees."""
-        n = int(self.lengths[:count].sum())
-        memory = [(k[:n].detach(), v[:n].detach()) for k, v in self.memory]
-        return Prefix(memory, self.lengths[:count], self.size_logits[:count].detach())
+        n = self.rows(count)
+        memory = [kept and (kept[0][:n].detach(), kept[1][:n].detach()) for kept in self.memory]
+        return replace(self, memory=memory, lengths=self.lengths[:count], size_logits=self.size_logits[:count].detach())
+
+    def rows(self, count: int) -> int:
+        """Tokens of the first `count` examples, filled up with what lies behind them."""
+        return room(int(self.lengths[:count].sum()), self.quantum)
 
 
 @dataclass
 class Frame:
     """How the time token and the answer's cells of B examples lie in the body stream."""
 
-    order: Tensor  # [B + M] into cat(time tokens, cells)
+    order: Tensor  # [N] into cat(time tokens, cells), N = B + M filled up
     place: Tensor  # [M] where each cell went
     layout: Layout
     rotation: Rotation
@@ -157,11 +164,10 @@ class GridDenoiser(nn.Module):
         place_ND = torch.cat([self.row(cells.row), self.col(cells.col)], 1)
         return colour_ND + place_ND + self.role.weight[role]
 
-    def rotation(self, before: int, cells: Cells, order: Tensor) -> Rotation:
-        """Cells turn by (row, col); the `before` tokens of every example that are no cells stand at angle 0."""
+    def stand(self, before: int, cells: Cells) -> Tensor:
+        """Where tokens turn to: cells to (row, col), the `before` others of every example to 0. [before * B + N, 2]"""
         place_N2 = torch.stack([cells.row, cells.col], 1)
-        still = place_N2.new_zeros(before * cells.count, 2)
-        return self.rotary.rotation(torch.cat([still, place_N2]).index_select(0, order))
+        return torch.cat([place_N2.new_zeros(before * cells.count, 2), place_N2])
 
     def named(self, task: Tensor) -> Tensor:
         """The task tokens of rows [B] -> [B, task_tokens * D]."""
@@ -190,14 +196,21 @@ class GridDenoiser(nn.Module):
 
     def prefix(self, question: Question) -> Prefix:
         """Reads the question once."""
-        cells, device = question.cells, question.task.device
-        said_BTD = self.told(question)
+        return self.sealed(question, *self.asked(question))
+
+    def asked(self, question: Question) -> tuple[Tensor, Tensor, np.ndarray]:
+        """The prefix before any block: tokens [N, D], where they stand [N, 2], and how many each example has [B]."""
+        cells, said_BTD = question.cells, self.told(question)
         before = said_BTD.shape[1]
-        order = to_device(weave(before, cells.lengths)[0], device)
+        order = to_device(repeated(weave(before, cells.lengths)[0], question.quantum), said_BTD.device)
         x_ND = torch.cat([said_BTD.flatten(0, 1), self.shown(question)]).index_select(0, order)
-        lengths = cells.lengths + before
-        memory = self.remember(x_ND, Layout.of(lengths, device), self.rotation(before, cells, order))
-        return Prefix(memory, lengths, self.size_logits(memory, lengths))
+        return x_ND, self.stand(before, cells).index_select(0, order), cells.lengths + before
+
+    def sealed(self, question: Question, x_ND: Tensor, place_N2: Tensor, lengths: np.ndarray) -> Prefix:
+        """What is remembered of a question that sees itself only, and the answer's size read off it."""
+        seen = filled(lengths, question.quantum)
+        memory = self.remember(x_ND, Layout.of(seen, x_ND.device), self.rotary.rotation(place_N2))
+        return Prefix(memory, lengths, self.size_logits(memory, seen)[: len(lengths)], question.quantum)
 
     def remember(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> list[KeysValues]:
         """Keys and values of every block for a stream that sees itself only."""
@@ -217,9 +230,17 @@ class GridDenoiser(nn.Module):
 
     def frame(self, prefix: Prefix, answer: Cells) -> Frame:
         """Where the answer's cells stand: made once, for any number of passes over cells in these places."""
-        order, place = (to_device(x, answer.row.device) for x in weave(1, answer.lengths))
-        layout = Layout.of(answer.lengths + 1, order.device, prefix_lengths=prefix.lengths)
-        return Frame(order, place, layout, self.rotation(1, answer, order))
+        order, place = weave(1, answer.lengths)
+        own, seen = (filled(x, prefix.quantum) for x in (answer.lengths + 1, prefix.lengths))
+        return self.framed(repeated(order, prefix.quantum), place, self.stand(1, answer), own, seen)
+
+    def framed(
+        self, order: np.ndarray, place: np.ndarray, stand: Tensor, own: np.ndarray, seen: np.ndarray | None
+    ) -> Frame:
+        """A frame of segments of `own` lengths, their tokens gathered by `order`, behind a prefix of `seen` lengths."""
+        order_N, place_M = (to_device(x, stand.device) for x in (order, place))
+        layout = Layout.of(own, stand.device, prefix_lengths=seen)
+        return Frame(order_N, place_M, layout, self.rotary.rotation(stand.index_select(0, order_N)))
 
     def forward(
         self,
@@ -236,16 +257,20 @@ class GridDenoiser(nn.Module):
         ones only, [<= M, 10]; None adds no term. layers: a list that receives what the head reads off every block but
         the last. Returns logits [M, 10].
         """
-        colour_MD = self.colour(answer.colour)
-        if belief is not None:
-            seen_MD = self.belief_gate * self.belief(belief)
-            colour_MD = torch.cat([colour_MD[: len(belief)] + seen_MD, colour_MD[len(belief) :]])
-        x_ND = torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)]).index_select(0, frame.order)
+        x_ND = self.tokens(prefix, answer, t, belief).index_select(0, frame.order)
         for block, memory in zip(self.blocks, prefix.memory):
             x_ND = block(x_ND, layout=frame.layout, rotation=frame.rotation, prefix=memory)
             if layers is not None and block is not self.blocks[-1]:
                 layers.append(self.read_off(x_ND, frame))
         return self.read_off(x_ND, frame)
+
+    def tokens(self, prefix: Prefix, answer: Cells, t: Tensor, belief: Tensor | None) -> Tensor:
+        """What a frame gathers the stream of a pass from: time tokens, answer cells [B + M, D]."""
+        colour_MD = self.colour(answer.colour)
+        if belief is not None:
+            seen_MD = self.belief_gate * self.belief(belief)
+            colour_MD = torch.cat([colour_MD[: len(belief)] + seen_MD, colour_MD[len(belief) :]])
+        return torch.cat([self.time(t), self.embed(answer, colour_MD, OUTPUT)])
 
     def read_off(self, x_ND: Tensor, frame: Frame) -> Tensor:
         """Logits [M, 10] of the answer's cells in a body stream."""

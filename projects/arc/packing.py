@@ -107,3 +107,19 @@ def weave(first: int | np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     order = np.empty(len(place_a) + len(place_b), np.int64)
     order[place_a], order[place_b] = np.arange(len(place_a)), len(place_a) + np.arange(len(place_b))
     return order, place_b
+
+
+def room(tokens: int, quantum: int) -> int:
+    """Rows of a stream of so many tokens that is filled up to a multiple of `quantum`, by 1 at least; 1 adds none."""
+    return tokens if quantum == 1 else (tokens // quantum + 1) * quantum
+
+
+def filled(lengths: np.ndarray, quantum: int) -> np.ndarray:
+    """Lengths of the segments of a stream and, unless `quantum` is 1, of the one that fills it up."""
+    total = int(lengths.sum())
+    return lengths if quantum == 1 else np.append(lengths, room(total, quantum) - total)
+
+
+def repeated(order: np.ndarray, quantum: int) -> np.ndarray:
+    """The order of a stream, begun anew to fill it up: so the segment that is no example holds tokens like others."""
+    return np.resize(order, room(len(order), quantum))

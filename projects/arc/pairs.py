@@ -5,7 +5,7 @@ Knows pairs, rows, views and demos; not where they come from (`data.py`), nor wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -154,8 +154,8 @@ class PairBatches:
         withheld = uniform[:, 0] < self.conditioning.row_dropout
         return np.where(withheld, NO_ROW, rows), demos.show(share.index, uniform)
 
-    def build(self, share: Share) -> Grids:
-        """The batch of one share."""
+    def build(self, share: Share, quantum: int = 1) -> Grids:
+        """The batch of one share; the network fills its streams up to multiples of `quantum` tokens."""
         (rows, shown), (seen, shift) = self.tell(share), self.draw(share)
         of_input, of_output = 2 * share.index, 2 * share.index + 1
         inputs, outputs = (self.store.cells(which) for which in (of_input, of_output))
@@ -165,7 +165,7 @@ class PairBatches:
         size = viewed_sizes(after, seen.d4)
         label = to_device((size[:, 0] - 1) * self.side + size[:, 1] - 1, answer.row.device)
         cells = len(answer.colour) + len(question.cells.colour)
-        return Grids(share, cells, question, answer, label)
+        return Grids(share, cells, replace(question, quantum=quantum), answer, label)
 
 
 def _identity(count: int) -> Views:
