@@ -340,13 +340,19 @@ class ArcData(LightningDataModule):
         limit = self.conditioning.max_cells
         return f"at most {limit} cells a question; left out {pairs} shown in training, {asked} in evaluation"
 
+    def held_told(self) -> str:
+        """How many pairs are held out, and how many of them a checkpoint was trained on all the same."""
+        held = self.pools.held.values()
+        met = sum(identity.raw_hash(pair.input) in self.seen for pair in held)
+        return f"{len(held)} demo pairs" + (f", {met} of them trained by CKPT: not held out from it" if met else "")
+
     def describe(self) -> dict[str, str]:
         """Lines for the plan and the report."""
         training = self.pools.training
         told = {"demos": self.demos_told()} if self.conditioning.has_demos else {}
         return told | {
             "train on": f"{training.num_demos} pairs of {len(training)} tasks ({', '.join(self.train_sets)})",
-            "held out": f"{len(self.pools.held)} demo pairs",
+            "held out": self.held_told(),
             "evaluate": f"{self.evaluated.num_queries} hidden test grids of {len(self.evaluated)} tasks",
             "source": f"{self.evaluated.name} ({self.evaluated.version}), max_size {self.max_size}",
             "sha256": self.evaluated.sha256[:16],

@@ -263,3 +263,12 @@ def test_validating_on_nothing_is_said():
     data.trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"))
     with pytest.raises(Mistake, match="No demo pair is held out to validate on"):
         data.val_dataloader()
+
+
+def test_pairs_that_the_checkpoint_was_trained_on_are_not_called_held_out():
+    apart, trained = (arc_data(holdout=HoldoutOptions(share=1.0)) for _ in range(2))
+    apart.require_unseen(apart.fingerprint()["pool"])
+    trained.require_unseen(arc_data().fingerprint()["pool"])
+    count = len(apart.pools.held)
+    assert count > 0 and apart.describe()["held out"] == f"{count} demo pairs"
+    assert f"{count} of them trained by CKPT" in trained.describe()["held out"]
