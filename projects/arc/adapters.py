@@ -32,8 +32,10 @@ def learning(network: Any) -> dict[str, Tensor]:
     return {name: p.data for name, p in network.named_parameters() if p.requires_grad}
 
 
-def place(module: Any, id: str) -> tuple[str, int]:
-    """The tensor that holds the task's row, and where in it."""
+def place(module: Any, id: str) -> tuple[str | None, int]:
+    """The tensor that holds the task's row, and where in it; None where demos alone tell the task."""
+    if not module.conditioning.has_rows:
+        return None, 0
     row = module.data.row_of([id])[id]
     adapted = getattr(module, "adapted", None)
     return (ROWS, adapted["options"].train_rows[0].rows.index(row)) if adapted else ("tasks.weight", row)

@@ -53,6 +53,8 @@ def finetune(cli: PalimpsestCLI) -> None:
     """adapt a checkpoint to tasks, jointly or each on its own: CKPT=<run>"""
     if cli.options.finetune.tasks_mode == "joint":
         return cli.fit()
+    if cli.options.finetune.rows and not cli.model.conditioning.has_rows:
+        raise Mistake("finetune.rows learns rows, and demos tell this network its tasks; leave finetune.rows at false.")
     if cli.plan.world > 1:
         raise Mistake(f"per_task learns on one device, this run has {cli.plan.world}. Set trainer.devices to 1.")
     run = cli._open_run()

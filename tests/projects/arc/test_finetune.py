@@ -177,6 +177,22 @@ def test_what_a_task_learnt_is_put_back_whatever_is_worn_in_between(adapted, tmp
         adapters.read(tmp_path / "one.safetensors", "c" * 64)
 
 
+@pytest.mark.parametrize("adaptation", [LoraOptions(enabled=True, r=4), LoraOptions(enabled=True, tune="full")])
+def test_a_network_told_its_tasks_by_demos_has_adapters_to_keep_and_no_row(tmp_path, adaptation):
+    told = {"task": "demos", "width": 16}
+    data = arc_data()
+    whole = arc_module(data, **told)
+    content = {"state_dict": whole.state_dict(), "palimpsest": {"project": "arc", **pretrained.origin(whole)}}
+    torch.save(content, tmp_path / "base.ckpt")
+    module = arc_module(data, seed=1, **told)
+    adapting.attach(module, adaptation, tmp_path / "base.ckpt")
+    mine, before = adapters.learnt(module, TASKS[0]), adapters.learning(module.network)
+    assert mine and mine.keys() == before.keys() and all(torch.equal(mine[name], before[name]) for name in mine)
+    adapters.wear(module, TASKS[1], {name: value + 1 for name, value in mine.items()})
+    after = adapters.learning(module.network)
+    assert all(torch.equal(after[name], mine[name] + 1) for name in mine)
+
+
 # --- every task on its own, through the command line
 
 LAYERS = [f"--config=configs/{name}.yaml" for name in ("arc/base", "arc/nano", "hardware/cpu")]
@@ -236,6 +252,15 @@ def test_evaluating_the_run_wears_every_task_its_own(root):
     again = {one["task"]: one for one in json.loads((moved / "answers.json").read_text())}
     first = {one["task"]: one for one in json.loads(before["answers.json"])}
     assert again[NEW[0]] == first[NEW[0]] and again[NEW[1]] != first[NEW[1]]
+
+
+def test_rows_alone_are_not_asked_of_a_network_without_rows(root, capsys):
+    few = [*TINY, "--trainer.max_steps=1", "--data.tasks=[25ff71a9,d037b0a7]", "--run.test_after_fit=false"]
+    run("fit", *LAYERS, *few, f"--run.root={root}", "--run.name=told", "--model.task=demos")
+    asked = [f"--ckpt_path={root / 'arc/nano/told'}", "--finetune.rows=true"]
+    with pytest.raises(SystemExit):
+        run("finetune", *per_task(root, "refused", NEW, *asked))
+    assert "finetune.rows learns rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("verb", "why"), [("export", "adapters/ beside it holds"), ("sample", "sample cannot")])
