@@ -7,6 +7,8 @@ took. A line that changes nothing repeats the run's own evaluation without compu
 
 from __future__ import annotations
 
+import runpy
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -148,3 +150,10 @@ def ablate(cli: Any) -> None:
             table.add_row(*cells)
             print(f"{cells[0]}: pass@2 {cells[1]}  {cells[-1]} s", flush=True)
     Console(width=110).print(table)
+
+
+if __name__ == "__main__":  # the verb by another name
+    if len(sys.argv) < 2:
+        sys.exit("ablate compares ways to evaluate one trained run: python -m projects.arc.ablate runs/arc/nano/001")
+    sys.argv[1:2] = ["ablate", f"--ckpt_path={sys.argv[1]}"]
+    runpy.run_module("projects.arc", run_name="__main__")
