@@ -63,6 +63,10 @@ class DenoiseOptions:
     shown: int = SHOWN
     walks: int = 64
 
+    def __post_init__(self) -> None:
+        if not 0 < self.start < 1:
+            raise ValueError(f"denoise.start is {self.start}; a time between 0, data, and 1, noise, is wanted.")
+
 
 def denoise(cli: Any) -> None:
     """one walk from noise, or from a sentence (--text, --from t), moment by moment: CKPT=<run>"""

@@ -145,7 +145,7 @@ class TextData(LightningDataModule):
         """Ids [L] of a sentence. ValueError: a word that is unknown, or too many of them."""
         if unknown := self.vocabulary.unknown(text):
             raise ValueError(
-                f"the word {unknown[0]!r} is not in the vocabulary of {self.level}; use words of its lexicon"
+                f"the word {unknown[0]!r} is not in the lexicon of {self.level}; leave it out or spell it so"
             )
         ids = [*self.vocabulary.encode(text), EOS]
         if len(ids) > self.length:

@@ -115,19 +115,21 @@ class TextDiffusion(LightningModule):
     def configure_model(self) -> None:
         if self.network is not None:
             return
-        count, entropy = len(self.data.vocabulary), self.data.entropy
-        rows = build(Rows, count=count, width=self.embedding.width(count), norm=self.embedding.norm,
-                     radius=self.embedding.radius)  # fmt: skip
-        reach = rows.radius**2
-        middle = self.warp.location
-        middle = resolution.location(entropy, reach) if middle is None else middle
-        low, high = resolution.span(reach)
-        cdf = build(Gumbel, location=middle, scale=self.warp.scale, log_snr_min=low, log_snr_max=high)
-        schedule = build(Warped, cdf=cdf)
+        table, count = self.embedding, len(self.data.vocabulary)
+        rows = build(Rows, count=count, width=table.width(count), norm=table.norm, radius=table.radius)
+        schedule = build(Warped, cdf=self.gumbel(rows.radius**2))
         self.process = build(Gaussian, schedule=schedule, eta=1.0)
         sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
         self.network = build(Denoiser, schedule=schedule, rows=rows, length=self.data.length, **sizes)
         self.network.belief.requires_grad_(self.self_conditioning.probability > 0)  # what a step never reads
+
+    def gumbel(self, radius_squared: float) -> Gumbel:
+        """The warp, from what the data says of itself unless it is set."""
+        middle = self.warp.location
+        if middle is None:
+            middle = resolution.location(self.data.entropy, radius_squared)
+        low, high = resolution.span(radius_squared)
+        return build(Gumbel, location=middle, scale=self.warp.scale, log_snr_min=low, log_snr_max=high)
 
     @property
     def log_snr_star(self) -> float:
