@@ -116,10 +116,8 @@ class TextData(LightningDataModule):
         }
 
     def train_dataloader(self) -> ResidentBatches:
-        order = StatelessBatches(
-            ENDLESS, seed=self.randomness.seed, batch_size=self.batch_size, lengths=None, shuffle=False,
-            **placed(self.trainer),
-        )  # fmt: skip
+        place = placed(self.trainer)
+        order = StatelessBatches(ENDLESS, seed=self.randomness.seed, batch_size=self.batch_size, shuffle=False, **place)
         return ResidentBatches(order, partial(self.sentences, "train"))
 
     def val_dataloader(self) -> DataLoader:

@@ -98,7 +98,8 @@ def walk(network: Denoiser, process: Gaussian, options: Sampling, n: int, rng: R
         return believed(house.self_conditioned(speaker), process, rows, options)
 
     x = options.initial_noise_scale * process.prior(like, rng)
-    return Walk(heard(), stepping(process, heard, options, star, rng), x, grid(process, options), speaker)
+    step = stepping(process, heard, options, star, rng, x.device)
+    return Walk(heard(), step, x, grid(process, options, x.device), speaker)
 
 
 def believed(denoise: Denoise, process: Gaussian, rows: Tensor, options: Sampling) -> Denoise:
@@ -120,25 +121,32 @@ def sharpened(denoise: Denoise, process: Gaussian, temperature: float) -> Denois
     return belief
 
 
-def stepping(process: Gaussian, heard: Callable[[], Denoise], options: Sampling, star: float, rng: Rng) -> Step:
+def stepping(
+    process: Gaussian, heard: Callable[[], Denoise], options: Sampling, star: float, rng: Rng, device: torch.device
+) -> Step:
     """The step of the kind, its randomness bound. Heun's second look goes down the levels by itself, one behind."""
     flat, noisy = Gaussian(process.schedule), partial(Gaussian(process.schedule, eta=1.0).step, rng=rng)
     afresh = partial(house.renoise(flat), rng=rng)
     if options.kind == "heun":
         return Heun(flat, heard())
     if options.kind == "switched":
-        log_snr = star if options.switch_log_snr == "auto" else options.switch_log_snr
-        return house.switched(noisy, afresh, at=float(time_of(process.schedule, torch.tensor(log_snr).double())))
+        return house.switched(noisy, afresh, at=time_at(process, star, options, device))
     kinds: dict[str, Step] = {"ddpm": noisy, "ddim": flat.step, "multistep": Dpm2m(flat), "recorrupt": afresh}
     return kinds[options.kind]
 
 
-def grid(process: Gaussian, options: Sampling) -> Tensor:
+def time_at(process: Gaussian, star: float, options: Sampling, device: torch.device) -> float:
+    """When `switched` takes its second step."""
+    log_snr = star if options.switch_log_snr == "auto" else options.switch_log_snr
+    return float(time_of(process.schedule, torch.tensor([log_snr], dtype=torch.float64, device=device)))
+
+
+def grid(process: Gaussian, options: Sampling, device: torch.device) -> Tensor:
     """Times [S + 1] from 1 to 0."""
     if options.grid == "warp":
         return house.uniform_grid(options.steps)
-    noisy, clean = process.schedule.log_snr(torch.tensor([1.0, LEAST_TIME], dtype=torch.float64)).tolist()
-    levels = torch.linspace(noisy, clean, options.steps + 1, dtype=torch.float64)
-    times = time_of(process.schedule, levels)
+    ends = process.schedule.log_snr(torch.tensor([1.0, LEAST_TIME], dtype=torch.float64, device=device))
+    share = torch.linspace(0, 1, options.steps + 1, dtype=torch.float64, device=device)
+    times = time_of(process.schedule, ends[0] + (ends[1] - ends[0]) * share)
     times[0], times[-1] = 1.0, 0.0
     return times.float()
