@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from packages.text.grammar import Grammar
 from packages.text.vocabulary import EOS, PAD, Vocabulary
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader, placed
+from shared.training.errors import Mistake
 from shared.training.randomness import Randomness
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # seeds of the world, not of the run: every run sees the same sentences
@@ -140,14 +141,14 @@ class TextData(LightningDataModule):
         return Sentences(share, ids.numel(), ids, everywhere, ~everywhere, torch.from_numpy(share.index))
 
     def row(self, text: str) -> Tensor:
-        """Ids [L] of a sentence. ValueError: a word that is unknown, or too many of them."""
+        """Ids [L] of a sentence. Mistake: a word that is unknown, or too many of them."""
         if unknown := self.vocabulary.unknown(text):
-            raise ValueError(
-                f"the word {unknown[0]!r} is not in the lexicon of {self.level}; leave it out or spell it so"
+            raise Mistake(
+                f"The word {unknown[0]!r} is not in the lexicon of {self.level}; leave it out or spell it so."
             )
         ids = [*self.vocabulary.encode(text), EOS]
         if len(ids) > self.length:
-            raise ValueError(f"{text!r} has {len(ids) - 1} words, a row holds {self.length - 1} and EOS; shorten it")
+            raise Mistake(f"{text!r} has {len(ids) - 1} words, a row holds {self.length - 1} and EOS; shorten it.")
         return torch.tensor(ids + [PAD] * (self.length - len(ids)))
 
     def rows(self, seed: int, index: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from packages.text.vocabulary import EOS, PAD
 from projects.text.data import BLOCK, STREAMS, TextData
 from shared.training.batches import Share
+from shared.training.errors import Mistake
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_shares_of_ids_are_those_of_the_rows(data):
 def test_a_sentence_of_words_becomes_a_row_or_is_refused_by_name(data):
     made = data.grammar.sample(0, 3).words
     assert data.row(" ".join(made)).tolist() == data.rows(0, np.array([3]))[0].tolist()
-    with pytest.raises(ValueError, match="the word 'quark' is not in the lexicon of micro"):
+    with pytest.raises(Mistake, match="The word 'quark' is not in the lexicon of micro"):
         data.row("the quark sleeps .")
-    with pytest.raises(ValueError, match="has 16 words, a row holds 15 and EOS"):
+    with pytest.raises(Mistake, match="has 16 words, a row holds 15 and EOS"):
         data.row("the " * 16)
