@@ -126,11 +126,12 @@ def test_bf16_leaves_process_bias_and_softmax_in_float32_at_both_ends():
     ids = torch.randint(60, (2, 16), generator=rng)
     alpha, sigma = (scale(t).view(2, 1, 1) for scale in (schedule.alpha, schedule.sigma))
     x = alpha * network.rows(ids) + sigma * torch.randn(2, 16, 16, generator=rng)
-    read = (torch.randn(2, 16, 16, generator=rng), x, *(scale(t) for scale in (schedule.alpha, schedule.sigma)))
+    h, levels = torch.randn(2, 16, 16, generator=rng), (schedule.alpha(t), schedule.sigma(t))
+    exact = h @ network.rows.rows.T + network.rows.bias(x, *levels)
     with torch.autocast("cpu", torch.bfloat16):
-        logits, named = network(x, t), network.named(*read)
+        logits, named = network(x, t), network.named(h, x, *levels)
         belief = network.believe(logits)
-    assert torch.equal(named, network.named(*read))
+    assert torch.equal(named, exact)
     assert logits.dtype == belief.dtype == torch.float32 and logits.isfinite().all() and belief.isfinite().all()
     assert torch.allclose(belief[0], network.rows(ids)[0])
 
