@@ -2,7 +2,8 @@
 
 Knows shapes and gates; not what the tokens are, nor where they stand (rotations are made by the network, once for all
 blocks).
-Legend: B batch, L length, N packed tokens, S segments, D width, H hidden width, C context length, E context width.
+Legend: B batch, L length, N packed tokens, S segments, D width, H hidden width, K condition width, C context length,
+E context width.
 """
 
 from typing import Any
@@ -62,9 +63,9 @@ class Block(nn.Module):
     `modulated`.
 
     hidden: width of the SwiGLU (None: mlp_ratio * width up to mlp_multiple). modulated: a condition shifts, scales
-    and gates the branches; gate_init: the gates' start, 0 for long runs (the block is the identity), 1 for short
-    ones. cross: width of a context to read (None: none). dropout: on the branches' outputs. checkpointing:
-    activations are recomputed in backward.
+    and gates the branches; condition_width: of that condition (None: width); gate_init: the gates' start, 0 for long
+    runs (the block is the identity), 1 for short ones. cross: width of a context to read (None: none). dropout: on the
+    branches' outputs. checkpointing: activations are recomputed in backward.
     """
 
     entries = ("keys_values",)  # methods beside `forward` by which a network may enter
@@ -80,6 +81,7 @@ class Block(nn.Module):
         mlp_multiple: int = 64,
         modulated: bool = False,
         gate_init: float = 0.0,
+        condition_width: int | None = None,
         cross: int | None = None,
         qk_norm: bool = True,
         causal: bool = False,
@@ -96,7 +98,7 @@ class Block(nn.Module):
         self.cross = CrossAttention(width, cross, heads, qk_norm) if cross else None
         self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width, hidden or hidden_width(width, mlp_ratio, mlp_multiple))
-        self.modulation = Modulation(width, 3 if cross else 2, gate_init) if modulated else None
+        self.modulation = Modulation(width, 3 if cross else 2, gate_init, condition_width) if modulated else None
 
     def reset_parameters(self, depth: int = 1) -> None:
         initialise(self, depth)
@@ -115,8 +117,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [..., L, D] or packed [N, D] with its layout -> the same shape.
 
-        condition (modulated blocks): [B, D], or as many axes as a dense x to broadcast; for packed x one row per
-        segment [S, D]. mask, rotation, prefix, keep: see `Attention.forward`. context [B, C, E] and context_mask
+        condition (modulated blocks): [B, K], or as many axes as a dense x to broadcast; for packed x one row per
+        segment [S, K]. mask, rotation, prefix, keep: see `Attention.forward`. context [B, C, E] and context_mask
         [B, C]: what `cross` reads.
         """
         self._require(condition, context)

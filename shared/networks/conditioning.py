@@ -15,13 +15,15 @@ Branch = tuple[Tensor, Tensor, Tensor]  # shift, scale, gate: [B, 1, D] dense, [
 
 
 class Modulation(nn.Module):
-    """condition [B, D] -> (shift, scale, gate) for each of `branches` branches; 3 branches D^2 + 3 branches D
-    parameters."""
+    """condition [B, K] -> (shift, scale, gate) for each of `branches` branches; 3 branches D (K + 1) parameters.
 
-    def __init__(self, width: int, branches: int = 2, gate_init: float = 0.0):
+    condition: its width K (None: D).
+    """
+
+    def __init__(self, width: int, branches: int = 2, gate_init: float = 0.0, condition: int | None = None):
         super().__init__()
         self.width, self.branches, self.gate_init = width, branches, gate_init
-        self.linear = nn.Linear(width, 3 * branches * width)
+        self.linear = nn.Linear(condition or width, 3 * branches * width)
         self.reset_parameters()
 
     def settle(self, depth: int) -> None:
@@ -33,7 +35,7 @@ class Modulation(nn.Module):
         initialise(self, depth)
 
     def forward(self, condition: Tensor, layout: Layout | None = None) -> list[Branch]:
-        """condition [..., D] to broadcast over dense tokens; [S, D] per segment with the layout of a packed stream."""
+        """condition [..., K] to broadcast over dense tokens; [S, K] per segment with the layout of a packed stream."""
         parts = self.linear(F.silu(condition))
         parts = parts if layout is None else layout.spread(parts)
         return [tuple(branch.chunk(3, dim=-1)) for branch in parts.chunk(self.branches, dim=-1)]  # type: ignore[misc]

@@ -1,0 +1,16 @@
+import sys
+
+from projects.text.commands import DenoiseOptions, calibrate, denoise, schedules, spelled
+from projects.text.data import TextData
+from projects.text.module import TextDiffusion
+from projects.text.sampling import Sampling
+from shared.training import cli
+from shared.training.verbs import Verb
+
+if __name__ == "__main__":
+    verbs = {
+        "calibrate": Verb(calibrate),
+        "denoise": Verb(denoise, DenoiseOptions),
+        "schedules": Verb(schedules),
+    }
+    cli.main(TextDiffusion, TextData, spelled(sys.argv[1:]), verbs=verbs, groups={"sampling": Sampling})

@@ -1,0 +1,247 @@
+"""Diffusion over sentences in the space of a learnt table of rows: the LightningModule.
+
+The training step asks its objective for a loss and divides by tokens. What surrounds it has its own files: `objectives`
+(what is learnt), `sampling` (ways back), `evaluate` (metrics and floors), `pictures`, `commands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning import Callback, LightningModule
+from torch import Tensor
+
+from packages.text.rows import sentence
+from projects.text import resolution
+from projects.text.calibration import recommended_width
+from projects.text.data import AT_ONCE, Sentences, TextData
+from projects.text.evaluate import Evaluation
+from projects.text.health import mean_distance
+from projects.text.network import Denoiser, Trunk
+from projects.text.objectives import OBJECTIVES, Objective
+from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
+from projects.text.rounding import Rows
+from projects.text.sampling import Sampling, Walk
+from projects.text.warping import Gumbel
+from shared.networks import flops
+from shared.objectives import share
+from shared.processes import Gaussian, Warped
+from shared.sampling import sample
+from shared.training import optim
+from shared.training.errors import Mistake
+from shared.training.pretrained import build
+from shared.training.randomness import Randomness
+from shared.training.report import Results
+
+VALIDATION_STEPS, VALIDATION_WALKS = 16, 64
+
+
+@dataclass
+class Embedding:
+    """The table. dim: width of a row (None: as `calibrate` recommends for so many ids).
+
+    norm: sphere and layernorm hold every row's length at radius (None: the root of dim), free learns it.
+    """
+
+    dim: int | None = None
+    norm: Literal["sphere", "layernorm", "free"] = "sphere"
+    radius: float | None = None
+
+    def width(self, count: int) -> int:
+        return self.dim or recommended_width(count)
+
+
+@dataclass
+class Warp:
+    """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
+
+    location: its middle (None: at SNR*, from the entropy of the data). scale: in nats.
+    """
+
+    location: float | None = None
+    scale: float = 0.85
+
+
+@dataclass
+class SelfConditioning:
+    """Feeding a belief back (Chen et al. 2022). probability: share of a batch's samples that hear one in training."""
+
+    probability: float = 0.5
+
+
+class Drawn(NamedTuple):
+    """ids: [n, L]; score: [n, L] log-probability of each."""
+
+    ids: Tensor
+    score: Tensor
+
+
+class TextDiffusion(LightningModule):
+    """The line `text`. objective: what is learnt, by name."""
+
+    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$"
+
+    def __init__(
+        self,
+        objective: Literal["cross_entropy"] = "cross_entropy",
+        embedding: Embedding = Embedding(),  # noqa: B008 (the parser copies it)
+        network: Trunk = Trunk(),  # noqa: B008
+        warp: Warp = Warp(),  # noqa: B008
+        self_conditioning: SelfConditioning = SelfConditioning(),  # noqa: B008
+    ):
+        super().__init__()
+        self.objective: Objective = OBJECTIVES[objective]()
+        self.embedding, self.trunk, self.warp, self.self_conditioning = embedding, network, warp, self_conditioning
+        self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
+        self.network: Denoiser = None  # type: ignore[assignment]  # built by configure_model
+        self.evaluation: Evaluation | None = None
+
+    # --- what the network is built for
+
+    def adopt(self, data: TextData, checkpoint: Mapping[str, Any] | None) -> None:
+        """Vocabulary, length and entropy come from the data; a checkpoint must have been trained on that vocabulary."""
+        said, here = (checkpoint or {}).get("vocabulary"), data.vocabulary.sha256
+        if said and said["sha256"] != here:
+            raise Mistake(
+                f"CKPT was trained on vocabulary {said['sha256'][:12]} of {said['count']} ids, the data has {here[:12]}"
+                f" of {len(data.vocabulary)}; give it the data it was trained on (its run's config names them)."
+            )
+        self.data = data
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        table, count = self.embedding, len(self.data.vocabulary)
+        rows = build(Rows, count=count, width=table.width(count), norm=table.norm, radius=table.radius)
+        schedule = build(Warped, cdf=self.gumbel(rows.radius**2))
+        self.process = build(Gaussian, schedule=schedule, eta=1.0)
+        sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
+        self.network = build(Denoiser, schedule=schedule, rows=rows, length=self.data.length, **sizes)
+        self.network.belief.requires_grad_(self.self_conditioning.probability > 0)  # what a step never reads
+
+    def gumbel(self, radius_squared: float) -> Gumbel:
+        """The warp, from what the data says of itself unless it is set."""
+        middle = self.warp.location
+        if middle is None:
+            middle = resolution.location(self.data.entropy, radius_squared)
+        low, high = resolution.span(radius_squared)
+        return build(Gumbel, location=middle, scale=self.warp.scale, log_snr_min=low, log_snr_max=high)
+
+    @property
+    def log_snr_star(self) -> float:
+        """Where words are decided: SNR* of the data's entropy."""
+        return -resolution.location(self.data.entropy, self.network.rows.radius**2)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        vocabulary = self.data.vocabulary
+        checkpoint["vocabulary"] = {"sha256": vocabulary.sha256, "count": len(vocabulary)}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [FromTheStart()]
+
+    def configure_optimizers(self) -> Any:
+        return optim.build(self, self.optim_recipe, self.trainer.max_steps)
+
+    # --- what it costs
+
+    def flops(self, batch: Sentences) -> int:
+        """Of the forward pass that has a backward."""
+        return self._flops(len(batch.ids), batch.num_units)
+
+    def extra_flops(self, batch: Sentences) -> int:
+        """Of the pass without a backward that gives the first samples their belief."""
+        heard = self.believed(len(batch.ids))
+        return self._flops(heard, batch.num_units * heard // len(batch.ids))
+
+    def _flops(self, samples: int, tokens: int) -> int:
+        net = self.network
+        pairs, (count, dim) = tokens * net.length, net.rows.rows.shape
+        blocks = sum(flops.block(block, tokens, pairs, conditions=samples) for block in net.blocks)
+        table = 2 * tokens * count * dim * (net.tied + net.logit_bias)
+        ends = sum(flops.matrices(part, tokens) for part in (net.input, net.belief, net.out))
+        return blocks + table + ends + flops.matrices(net.level, samples) + flops.matrices(net.last, samples)
+
+    # --- training
+
+    def training_step(self, batch: Sentences, index: int) -> dict[str, Any]:
+        self.network.ramp.fill_(min(1.0, (batch.share.update + 1) / self.trunk.bias_ramp_updates))
+        t = self.randomness.times(batch.share, device=self.device)
+        rng = self.randomness.rng(batch.share, self.global_rank, self.device)
+        losses = self.objective.loss(self, batch, t, rng)
+        return {"loss": share(losses.total, batch.global_units, batch.shards), "logs": losses.logs()}
+
+    def believed(self, samples: int) -> int:
+        """How many samples of a batch hear a belief: the first ones, batches are in no order."""
+        return round(self.self_conditioning.probability * samples)
+
+    @torch.no_grad()
+    def earlier_belief(self, x_t: Tensor, t: Tensor, valid: Tensor | None) -> Tensor | None:
+        """What the network believes of the first samples when it has heard nothing, [b, L, E]."""
+        n = self.believed(len(x_t))
+        if not n:
+            return None
+        logits = self.network(x_t[:n], t[:n], None, None if valid is None else valid[:n])
+        return self.network.believe(logits)
+
+    # --- evaluation
+
+    def validation_step(self, batch: Sentences, index: int) -> dict[str, Any]:
+        """Cross-entropy on fixed paths, and the share of a few short walks that the grammar derives."""
+        seeds = batch.share.index.tolist()
+        paths = [self.randomness.sample(("noise", seed), self.device) for seed in seeds]
+        losses = self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
+        drawn = self.walked(seeds[:VALIDATION_WALKS], replace(self.sampling, steps=VALIDATION_STEPS))
+        parses = [self.data.grammar.parse(sentence(row)) is not None for row in self.words(drawn.ids)]
+        values = {"loss": losses.ce, "accuracy": losses.accuracy, "parse": torch.tensor(parses).float()}
+        logs = {name: (value.sum(), torch.tensor(float(len(value)))) for name, value in values.items()}
+        return {"logs": {**logs, "row_distance": mean_distance(self.network.rows.rows)}}
+
+    def on_test_start(self) -> None:
+        self.evaluation = Evaluation(self.data)
+
+    def test_step(self, batch: Sentences, index: int) -> None:
+        """A sentence drawn for every number of the test."""
+        assert self.evaluation is not None
+        self.evaluation.add(self.words(self.walked(batch.share.index.tolist()).ids))
+
+    def on_test_epoch_end(self) -> None:
+        assert self.evaluation is not None
+        self.evaluation.gather(self.trainer)
+
+    def results(self, folder: Path) -> Results:
+        """Metrics beside those of the true, the unigram and the bigram sampler."""
+        assert self.evaluation is not None
+        return self.evaluation.results(folder, self.sampling, self.network.rows)
+
+    # --- sentences
+
+    @torch.no_grad()
+    def walked(
+        self, seeds: list[int], options: Sampling | None = None, through: Callable[[Walk], Walk] | None = None
+    ) -> Drawn:
+        """One row per seed, the same in any company. through: gives the walk that is walked for the one it gets."""
+        rng = [self.randomness.sample(seed, self.device) for seed in seeds]
+        walk = self.objective.walk(self, options or self.sampling, len(seeds), rng)
+        walk = through(walk) if through else walk
+        sample(walk.denoise, walk.step, walk.x, walk.grid)
+        return Drawn(*(part.cpu() for part in walk.speaker.words()))
+
+    def words(self, ids: Tensor) -> list[list[str]]:
+        return [self.data.vocabulary.words(row) for row in ids.tolist()]
+
+    def sample(self, seeds: list[int]) -> list[Spoken]:
+        drawn = [self.walked(seeds[first : first + AT_ONCE]) for first in range(0, len(seeds), AT_ONCE)]
+        rows = [(text, each.ids[n], each.score[n]) for each in drawn for n, text in enumerate(self.words(each.ids))]
+        return [Spoken(text=spoken(text), data={"ids": ids}, score=score) for text, ids, score in rows]
+
+    def show(self, samples: list[Spoken], folder: Path) -> list[Path]:
+        """samples.jsonl: ids, text, log-probability of every token, how they were drawn."""
+        return [write_lines(samples, self.sampling, self.network, folder / "samples.jsonl")]
+
+    def draw(self, folder: Path, update: int) -> list[Path]:
+        """Sentences of the present weights, and one walk."""
+        return draw(self, folder)

@@ -1,0 +1,133 @@
+"""One bidirectional trunk that names the tokens under noise: noised rows x_t and t in, logits of every position out.
+
+Ideas: adaLN (Peebles & Xie 2023), logits tied to the rows (Dieleman et al. 2022, CDCD), the context-free likelihood
+added to them (Gulrajani & Hashimoto 2023, Plaid), an earlier belief as an input (Chen et al. 2022). It reads the level
+off the schedule of the process that trains it, so both see one alpha and one sigma. Knows no corpus and no sampler.
+Legend: B batch, L length, E embedding width, D model width, K level width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from projects.text.rounding import Rows
+from shared.networks import Block, Head, LevelEmbedding, RMSNorm, Rotary, initialise, modulate
+from shared.processes.schedules import Schedule, spread
+
+
+@dataclass
+class Trunk:
+    """Config group `model.network`. hidden: of the SwiGLU; level: width of the noise level's embedding.
+
+    gate_init: start of the blocks' gates, 0 for long runs, 1 for short ones. positional: rotary sees differences only,
+    learned adds a row per place, both does both. head: tied reads with the rows, untied with a matrix of its own.
+    logit_bias: the likelihood of each row given x_t alone is added to its logit, growing from nothing over the first
+    bias_ramp_updates.
+    """
+
+    width: int = 128
+    depth: int = 6
+    heads: int = 4
+    hidden: int = 384
+    level: int = 64
+    gate_init: float = 0.0
+    positional: Literal["rotary", "learned", "both"] = "rotary"
+    head: Literal["tied", "untied"] = "tied"
+    logit_bias: bool = True
+    bias_ramp_updates: int = 5000
+
+
+class Denoiser(nn.Module):
+    """x_t [B, L, E], t [B] -> logits [B, L, V]; `rows` is the table, `believe` reads logits as a belief of x0.
+
+    schedule: of the process. length: the longest row of tokens. The rest as in `Trunk`.
+    """
+
+    ramp: Tensor  # [] share of the bias that is added
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        rows: Rows,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        level: int,
+        gate_init: float = 0.0,
+        positional: str = "rotary",
+        head: str = "tied",
+        logit_bias: bool = True,
+    ):
+        super().__init__()
+        self.schedule, self.rows, self.length, self.logit_bias = schedule, rows, length, logit_bias
+        self.warp = getattr(schedule, "cdf", None)  # its state is saved with the network
+        count, dim = rows.rows.shape
+        self.input = nn.Linear(dim, width)
+        self.belief = nn.Linear(dim, width, bias=False)
+        self.level = LevelEmbedding(level, features=level, of="log_snr")
+        self.place = nn.Embedding(length, width) if positional != "rotary" else None
+        self.rotary = Rotary((width // heads,)) if positional != "learned" else None
+        self.blocks = nn.ModuleList(
+            Block(width, heads, hidden=hidden, modulated=True, gate_init=gate_init, condition_width=level)
+            for _ in range(depth)
+        )
+        self.norm = RMSNorm(width)
+        self.last = Head(level, 2 * width)  # shift and scale of the last norm
+        self.out = Head(width, dim if head == "tied" else count, bias=False)
+        self.tied, self.common = head == "tied", nn.Parameter(torch.empty(count))
+        self.register_buffer("ramp", torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the weights anew, from the global generator."""
+        initialise(self, len(self.blocks))
+
+    def settle(self, depth: int) -> None:
+        nn.init.normal_(self.input.weight, std=self.input.in_features**-0.5)  # the stream starts at rms 1
+        nn.init.zeros_(self.belief.weight)
+        nn.init.zeros_(self.common)
+        nn.init.ones_(self.ramp)
+
+    def forward(self, x: Tensor, t: Tensor, belief: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """Logits [B, L, V] in float32.
+
+        belief: an earlier one, x0 as it was believed [b, L, E] of the first b <= B samples; None adds nothing.
+        valid: bool [B, L], False where nothing stands; None: everywhere something does.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            alpha_B, sigma_B = self.schedule.alpha(t), self.schedule.sigma(t)
+            level_BK = self.level(self.schedule.log_snr(t))
+            scale_B = (alpha_B.square() * self.rows.rms**2 + sigma_B.square()).rsqrt()
+        x_BLD = self.input(x * spread(scale_B, x))
+        if belief is not None:
+            seen = self.belief(belief)
+            x_BLD = torch.cat([x_BLD[: len(seen)] + seen, x_BLD[len(seen) :]])
+        x_BLD, rotation = self.placed(x_BLD)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, level_BK, rotation=rotation, mask=valid)
+        shift, scale = self.last(nn.functional.silu(level_BK)).unsqueeze(1).chunk(2, dim=-1)
+        return self.named(self.out(modulate(self.norm(x_BLD), shift, scale)), x, alpha_B, sigma_B)
+
+    def placed(self, x_BLD: Tensor):
+        """The stream told its places, and the rotation of the blocks."""
+        place_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        if self.place is not None:
+            x_BLD = x_BLD + self.place(place_L)
+        return x_BLD, self.rotary and self.rotary.rotation(place_L.unsqueeze(-1))
+
+    def named(self, h: Tensor, x: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+        """Logits [B, L, V] from what the head gives."""
+        with torch.autocast(x.device.type, enabled=False):
+            logits_BLV = (h.float() @ self.rows.rows.T if self.tied else h.float()) + self.common
+            if self.logit_bias:
+                logits_BLV = logits_BLV + self.ramp * self.rows.bias(x, alpha_B, sigma_B)
+            return logits_BLV
+
+    def believe(self, logits: Tensor) -> Tensor:
+        """x0 as the logits believe it: the mean row, [B, L, E] in float32."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return torch.softmax(logits, -1) @ self.rows.rows
