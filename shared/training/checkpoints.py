@@ -181,7 +181,7 @@ def choose(folder: str | Path, prefer: Preference = "final") -> Path:
         "best": "best.ckpt is written at a validation when checkpoint.monitor names a metric",
         "halfway": "halfway.ckpt is written at half of trainer.max_steps",
     }.get(prefer, "the run was stopped before its first checkpoint (checkpoint.every)")
-    wanted = f"Set checkpoint.prefer to one of: {', '.join(present)}" if present else "Train it first"
+    wanted = f"Prefer one of: {', '.join(present)}" if present else "Train it first"
     raise Mistake(f"{folder} has no {prefer}.ckpt: {why}. {wanted}.")
 
 
