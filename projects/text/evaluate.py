@@ -15,6 +15,7 @@ from packages.text.rows import Words, fingerprints, sentence
 from packages.text.table import Row, cells, table
 from projects.text.data import STREAMS, TextData
 from projects.text.health import health
+from projects.text.likelihood import NLLBound
 from projects.text.pictures import draw_lengths, draw_ngrams, spoken
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling
@@ -29,14 +30,15 @@ SHOWN = 24  # sentences in the report
 class Evaluation:
     """Gathers drawn sentences over steps and ranks, and measures them."""
 
-    def __init__(self, data: TextData):
-        self.data, self.drawn = data, list[Words]()
+    def __init__(self, data: TextData, bound: NLLBound):
+        self.data, self.bound, self.drawn = data, bound, list[Words]()
 
     def add(self, rows: list[list[str]]) -> None:
         self.drawn += rows
 
     def gather(self, trainer: Trainer) -> None:
         self.drawn = [row for rows in of_every_rank(trainer, self.drawn) for row in rows]
+        self.bound.gather(trainer)
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
@@ -47,7 +49,7 @@ class Evaluation:
         pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
         return Results(
             headline(found, len(sentences)),
-            [metric(row, parses) for row in found.values() if top(row)],
+            [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row))],
             [
                 ("Samples, unselected", shown(self.drawn)),
                 ("Agreement by distance", by_distance(found)),
