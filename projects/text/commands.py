@@ -21,14 +21,22 @@ CALLED = {
     "--num-samples": "--sampling.count",
     "--num-steps": "--sampling.steps",
 }
-OF_A_VERB = {"denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"}}
+OF_A_VERB = {
+    "denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"},
+    "goals": {"--vs": "--goals.vs", "--num-samples": "--goals.samples"},
+}
 LAYERS = ["--config=configs/text/base.yaml", "--config=configs/text/nano.yaml"]
 WITHOUT_A_RUN = ("calibrate", "schedules")  # these need data and sizes only
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
-    """The command line with full names for its short ones; what needs no run is asked of nano, if nothing is named."""
+    """The command line with full names for its short ones; what needs no run is asked of nano, if nothing is named.
+
+    `bench` of a run is `goals`; without one it is the house's, of speed.
+    """
     verb = argv[0] if argv else ""
+    if verb == "bench" and any(flag.partition("=")[0] in ("--run", "--checkpoint", "--ckpt_path") for flag in argv):
+        argv = [verb := "goals", *argv[1:]]
     names = {**CALLED, **OF_A_VERB.get(verb, {})}
     parts = [flag.partition("=") for flag in argv]
     line = ["".join((names.get(name, name), equals, value)) for name, equals, value in parts]

@@ -6,9 +6,10 @@ how they were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from lightning.pytorch import Trainer
 
 from packages.text.rows import Words, fingerprints, sentence
@@ -25,6 +26,7 @@ from shared.training.report import Metric, Results, interval
 
 NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 SHOWN = 24  # sentences in the report
+CASES = 100  # of a dependency at a distance, for its rate to count
 
 
 class Evaluation:
@@ -43,13 +45,12 @@ class Evaluation:
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
         grammar, sentences = self.data.grammar, [sentence(row) for row in self.drawn]
-        seen = fingerprints(each.words for each in grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
-        found = {row.name: row for row in table(self.drawn, grammar, seen)}
+        found = {row.name: row for row in table(self.drawn, grammar, seen(self.data))}
         parses = [float(grammar.parse(each) is not None) for each in sentences]
         pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
         return Results(
             headline(found, len(sentences)),
-            [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row))],
+            [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row)), *standing(found)],
             [
                 ("Samples, unselected", shown(self.drawn)),
                 ("Agreement by distance", by_distance(found)),
@@ -58,6 +59,34 @@ class Evaluation:
             [draw(sentences, grammar, folder / "samples" / name) for name, draw in pictures.items()],
             {"walk": f"{options.kind}, {options.steps} steps", "tokens": "padding behind EOS is modelled and counted"},
         )
+
+
+def seen(data: TextData) -> np.ndarray:
+    """Fingerprints of the training sentences that a novel one is not among."""
+    return fingerprints(each.words for each in data.grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
+
+
+def standing(table: Mapping[str, Row]) -> list[Metric]:
+    """What goals count: excess over the true sampler, distance from it, share of it, the worst of agreement."""
+
+    def beside(name: str, end: str, said: Callable[[float, float], float]) -> Iterator[Metric]:
+        if name in table and (true := table[name].floors.get("true")):
+            row = table[name]
+            floors = {floor: said(value, true) for floor, value in row.floors.items()}
+            yield Metric(f"{name}_{end}", said(row.value, true), row.n, floors=floors)
+
+    often = [row for row in table.values() if row.name.startswith("agreement/") and not top(row) and row.n >= CASES]
+    worst = min(often, key=lambda row: row.value, default=None)
+    return [
+        *(
+            each
+            for name in ("unigram_kl", "bigram_kl", "length_tv")
+            for each in beside(name, "excess", lambda a, b: a - b)
+        ),
+        *(each for name in ("distinct_2", "unique") for each in beside(name, "off", lambda a, b: a / b - 1)),
+        *beside("novel", "share", lambda a, b: a / b),
+        *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else []),
+    ]
 
 
 def metric(row: Row, parses: list[float]) -> Metric:
