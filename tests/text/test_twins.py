@@ -1,5 +1,6 @@
 """Twins: the same trunk with another idea of what is unknown; what each may see, learns from and says."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from packages.text.vocabulary import MASK
+from projects.text import commands
 from projects.text.module import SelfConditioning, Warp
 from projects.text.network import Denoiser
 from projects.text.pictures import Moments
@@ -14,6 +16,8 @@ from projects.text.rounding import Rows
 from projects.text.twins import Clean, trunk
 from shared.processes import Warped
 from shared.training.batches import Share
+from shared.training.errors import Mistake
+from shared.training.pretrained import description, rebuild
 from tests.text.test_network import LADDER, PLANNED
 from tests.text.trunks import batch_of, padded, text_module
 
@@ -202,6 +206,24 @@ def test_it_is_told_how_a_twin_walks():
     kinds = {name: text_module(objective=name).told() for name in ALL}
     assert [kinds[name].kind for name in ALL] == ["autoregressive", "masked", "ddpm", "ddpm"]
     assert [kinds[name].steps for name in ALL] == [16, 64, 64, 64]
+
+
+@pytest.mark.parametrize("options", [*({"objective": name} for name in ALL), {"warp": Warp(follow=0.1)}], ids=str)
+def test_it_can_be_made_again_from_what_its_file_says(options):
+    """As an export is: network and process, without the module."""
+    module = text_module(**options)
+    said = {name: getattr(module, name) and description(getattr(module, name)) for name in ("network", "process")}
+    network, process = (rebuild(json.loads(json.dumps(said[name]))) for name in ("network", "process"))
+    network.load_state_dict(module.network.state_dict())
+    x, t = module.network.rows(batch_of(module).ids), torch.full((8,), 0.5)
+    assert torch.equal(network(x, t), module.network(x, t)) and type(process) is type(module.process)
+
+
+@pytest.mark.parametrize("objective", TWINS)
+def test_what_asks_for_noise_is_refused_of_a_twin(objective):
+    module = text_module(objective=objective)
+    with pytest.raises(Mistake, match=f"denoise --text asks for noise on rows, and the objective here is {objective}"):
+        commands.begun(module, commands.DenoiseOptions(text="a boy sleeps ."), Moments(module))
 
 
 # --- a warp that follows
