@@ -20,7 +20,6 @@ from projects.text.resolution import scales
 from projects.text.rounding import Rows
 from projects.text.warping import Affine
 from shared.objectives import cross_entropy
-from shared.processes import Gaussian, Warped
 from shared.processes.draws import Rng
 from shared.training.errors import Mistake
 from shared.training.pretrained import build
@@ -35,16 +34,14 @@ FIRST, LAST = -3.0, 6.0  # gamma where the warp starts and ends, for rows of len
 class Elbo(CrossEntropy):
     """The bound, in nats summed over the counted tokens; it evaluates and walks as `CrossEntropy` does."""
 
-    def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
+    def warp(self, module: TextDiffusion, rows: Rows) -> Affine:
         if rows.norm == "free" and module.embedding.radius is None:
             raise Mistake(
                 "model.objective is elbo, which wants to know how long rows are, and model.embedding.norm is free with"
                 " no radius; set model.embedding.radius, or norm sphere."
             )
         reach = 2 * math.log(rows.radius)
-        schedule = build(Warped, cdf=build(Affine, gamma_0=FIRST + reach, gamma_1=LAST + reach))
-        hears = module.self_conditioning.probability > 0
-        return build(Gaussian, schedule=schedule, eta=1.0), {"schedule": schedule, "hears": hears}
+        return build(Affine, gamma_0=FIRST + reach, gamma_1=LAST + reach)
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""

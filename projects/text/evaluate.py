@@ -6,7 +6,8 @@ how they were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,20 @@ from shared.training.report import Metric, Results, interval
 NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 SHOWN = 24  # sentences in the report
 CASES = 100  # of a dependency at a distance, for its rate to count
+
+
+def off(value: float, true: float) -> float:
+    return value / true - 1
+
+
+STANDING = {  # metric: what its name ends in when it is set beside that of the true sampler, and how
+    "unigram_kl": ("excess", operator.sub),
+    "bigram_kl": ("excess", operator.sub),
+    "length_tv": ("excess", operator.sub),
+    "distinct_2": ("off", off),
+    "unique": ("off", off),
+    "novel": ("share", operator.truediv),
+}
 
 
 class Evaluation:
@@ -67,26 +82,16 @@ def seen(data: TextData) -> np.ndarray:
 
 
 def standing(table: Mapping[str, Row]) -> list[Metric]:
-    """What goals count: excess over the true sampler, distance from it, share of it, the worst of agreement."""
-
-    def beside(name: str, end: str, said: Callable[[float, float], float]) -> Iterator[Metric]:
+    """What goals count: metrics as they stand to the true sampler's, and the worst of agreement."""
+    found = []
+    for name, (end, beside) in STANDING.items():
         if name in table and (true := table[name].floors.get("true")):
             row = table[name]
-            floors = {floor: said(value, true) for floor, value in row.floors.items()}
-            yield Metric(f"{name}_{end}", said(row.value, true), row.n, floors=floors)
-
+            floors = {floor: beside(value, true) for floor, value in row.floors.items()}
+            found.append(Metric(f"{name}_{end}", beside(row.value, true), row.n, floors=floors))
     often = [row for row in table.values() if row.name.startswith("agreement/") and not top(row) and row.n >= CASES]
     worst = min(often, key=lambda row: row.value, default=None)
-    return [
-        *(
-            each
-            for name in ("unigram_kl", "bigram_kl", "length_tv")
-            for each in beside(name, "excess", lambda a, b: a - b)
-        ),
-        *(each for name in ("distinct_2", "unique") for each in beside(name, "off", lambda a, b: a / b - 1)),
-        *beside("novel", "share", lambda a, b: a / b),
-        *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else []),
-    ]
+    return [*found, *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else [])]
 
 
 def metric(row: Row, parses: list[float]) -> Metric:

@@ -69,7 +69,7 @@ class Warp:
     """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
 
     location: its middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the updates
-    after which the warp follows the loss of each level instead (None: never).
+    after which the warp follows the loss of each level instead (None: never). The objective elbo learns its own.
     """
 
     location: float | None = None

@@ -72,9 +72,13 @@ class CrossEntropy:
     exact = False
 
     def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        schedule = build(Warped, cdf=module.warp.built(module.data.entropy, rows.radius**2))
+        schedule = build(Warped, cdf=self.warp(module, rows))
         hears = module.self_conditioning.probability > 0
         return build(Gaussian, schedule=schedule, eta=1.0), {"schedule": schedule, "hears": hears}
+
+    def warp(self, module: TextDiffusion, rows: Rows) -> Any:
+        """Where levels lie along t."""
+        return module.warp.built(module.data.entropy, rows.radius**2)
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
