@@ -49,8 +49,8 @@ class Autoregressive:
         """A word per step, however many were asked for."""
         length = module.network.length
 
-        def believe(x: Tensor) -> Tensor:
-            return self.logits(module, x) / options.logit_temperature
+        def believe(x: Tensor, valid: Tensor | None) -> Tensor:
+            return self.logits(module, x, valid) / options.logit_temperature
 
         def say(ids: Tensor, belief: Tensor, t: Tensor, s: Tensor) -> Tensor:
             place = ((1 - t) * length).round().long().unsqueeze(1)

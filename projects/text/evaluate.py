@@ -64,7 +64,7 @@ class Evaluation:
         parses = [float(grammar.parse(each) is not None) for each in sentences]
         pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
         return Results(
-            headline(found, len(sentences)),
+            "; ".join([headline(found, len(sentences)), *self.bound.said()]),
             [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row)), *standing(found)],
             [
                 ("Samples, unselected", shown(self.drawn)),

@@ -52,12 +52,14 @@ class GoalsOptions:
     vs: str | None = None
     samples: int = 10_000
     sentences: int = 2000
-    levels: int = 128
+    levels: int = 64
 
 
 def goals(cli: Any) -> None:
     """goals, what a run reaches, its floors and its twin: CKPT=<run> [--goals.vs <run>]; `bench --run` says the same"""
     options: GoalsOptions = cli.options.goals
+    if cli.checkpoint is None:
+        raise Mistake("goals measures the weights of a run and none is named; give --run runs/text/<size>/<run>.")
     other = None if options.vs is None else twin(cli, options.vs)
     with cli.drawing():
         mine = {**core(cli.model, options), **more(cli.model, options)}

@@ -10,7 +10,7 @@ Knows no Trainer but the ranks of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,10 +39,11 @@ HALVES = 2  # a sentence is measured twice with half of the draws: what they dif
 
 @dataclass
 class Likelihood:
-    """sentences: of the test that are measured, its first ones. levels: draws for each of them."""
+    """sentences: of the test that are measured, its first ones. levels: draws for each of them, two passes of a network
+    that hears beliefs."""
 
     sentences: int = 500
-    levels: int = 64
+    levels: int = 32
 
 
 class Levels(Schedule):
@@ -128,10 +129,13 @@ class Heard:
 
 
 class NLLBound:
-    """Gathers nats of held-out sentences over batches and ranks, whatever the objective is."""
+    """Gathers nats of held-out sentences over batches and ranks, whatever the objective is.
 
-    def __init__(self, options: Likelihood):
-        self.options = options
+    tokens_per_word: of the vocabulary; perplexity is per word, so that vocabularies compare.
+    """
+
+    def __init__(self, options: Likelihood, tokens_per_word: float = 1.0):
+        self.options, self.tokens_per_word = options, tokens_per_word
         self.rows: list[list[float]] = []  # per sentence: nats of each half, nats of the truth, tokens
 
     def add(self, module: TextDiffusion, batch: Sentences) -> None:
@@ -139,38 +143,47 @@ class NLLBound:
         chosen = batch.of((batch.index < self.options.sentences).nonzero().squeeze(1))
         if not len(chosen.ids):
             return
-        objective, index = module.objective, chosen.index.tolist()
-        parts = 1 if objective.exact else HALVES
-        halves = []
-        for half in range(parts):
-            rng = [module.randomness.sample(("nats", half, n), module.device) for n in index]
-            halves.append(objective.nats(module, chosen, rng, -(-self.options.levels // parts)).cpu())
-        texts = [sentence(row) for row in module.words(chosen.ids)]
-        for n, words in enumerate(texts):
-            tokens = float((chosen.ids[n] != PAD).sum())
-            truth = -module.data.grammar.log_prob(words)
-            self.rows.append([float(halves[0][n]), float(halves[-1][n]), truth, tokens])
+        parts = 1 if module.objective.exact else HALVES
+        halves = [self._half(module, chosen, half, -(-self.options.levels // parts)) for half in range(parts)]
+        tokens = (chosen.counted & (chosen.ids != PAD)).sum(1).tolist()
+        truth = surprise(module, chosen)
+        self.rows += map(list, zip(halves[0], halves[-1], truth, tokens))
+
+    def _half(self, module: TextDiffusion, batch: Sentences, half: int, levels: int) -> list[float]:
+        rng = [module.randomness.sample(("nats", half, n), module.device) for n in batch.index.tolist()]
+        return module.objective.nats(module, batch, rng, levels).tolist()
 
     def gather(self, trainer: Trainer) -> None:
         self.rows = [row for rows in of_every_rank(trainer, self.rows) for row in rows]
 
     def metrics(self) -> list[Metric]:
-        """Nats and bits per token (words and EOS, what padding costs included), and nats above the truth of the same
-        sentences; with 95 % intervals of the draws, which are 0 wide where nothing is drawn."""
+        """Nats and bits per token (words and EOS; what padding costs is paid), perplexity, and nats above the truth of
+        the same sentences; with 95 % intervals of the draws, which are 0 wide where nothing is drawn."""
         if not self.rows:
             return []
         one, other, truth, tokens = torch.tensor(self.rows, dtype=torch.float64).T
-        count, whole = len(tokens), float(tokens.sum())
+        whole = float(tokens.sum())
         nats, floor = float((one + other).sum()) / 2 / whole, float(truth.sum()) / whole
         wide = 1.96 * float((one - other).square().sum().sqrt()) / 2 / whole
 
-        def metric(name: str, said, floors: float | None = None) -> Metric:
-            given = {} if floors is None else {"true": floors}
-            return Metric(name, said(nats), count, said(nats - wide), said(nats + wide), given)
+        def metric(name: str, said: Callable[[float], float]) -> Metric:
+            floors = {} if math.isnan(floor) else {"true": said(floor)}
+            return Metric(name, said(nats), len(tokens), said(nats - wide), said(nats + wide), floors)
 
-        return [
-            metric("nats_per_token", lambda x: x, floor),
-            metric("bits_per_token", lambda x: x / math.log(2), floor / math.log(2)),
-            metric("perplexity", math.exp, math.exp(floor)),
-            metric("bound_gap", lambda x: x - floor, 0.0),
+        found = [
+            metric("nats_per_token", lambda x: x),
+            metric("bits_per_token", lambda x: x / math.log(2)),
+            metric("perplexity", lambda x: math.exp(x * self.tokens_per_word)),
         ]
+        return found if math.isnan(floor) else [*found, metric("bound_gap", lambda x: x - floor)]
+
+    def said(self) -> list[str]:
+        """For a headline."""
+        names = {"nats_per_token": "nats per token", "bound_gap": "above the truth"}
+        return [f"{each.value:.3f} {names[each.name]}" for each in self.metrics() if each.name in names]
+
+
+def surprise(module: TextDiffusion, batch: Sentences) -> list[float]:
+    """-ln p of each sentence as the grammar makes it; nan where there is no grammar."""
+    grammar, texts = module.data.grammar, map(sentence, module.words(batch.ids))
+    return [-grammar.log_prob(words) if grammar else math.nan for words in texts]

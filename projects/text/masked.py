@@ -73,8 +73,8 @@ class Masked:
         return total
 
     def walk(self, module: TextDiffusion, options: Sampling, n: int, rng: Rng) -> Walk:
-        def believe(x: Tensor) -> Tensor:
-            return self.logits(module, x) / options.logit_temperature
+        def believe(x: Tensor, valid: Tensor | None) -> Tensor:
+            return self.logits(module, x, valid) / options.logit_temperature
 
         def say(ids: Tensor, belief: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return module.process.step(ids, belief, t, s, rng)

@@ -50,20 +50,22 @@ def logits(module: TextDiffusion, x: Tensor, valid: Tensor | None = None) -> Ten
 class Writer:
     """Denoiser and step of a twin's walk; remembers the words and how likely each was when it was said.
 
-    believe(x) -> logits [B, L, V]; say(ids, logits, t, s) -> ids, some of them no longer MASK.
+    believe(x, valid) -> logits [B, L, V]; say(ids, logits, t, s) -> ids, some of them no longer MASK. valid: bool
+    [B, L], where sentences stand (None: everywhere).
     """
 
     def __init__(self, module: TextDiffusion, believe: Callable[..., Tensor], say: Callable[..., Tensor], count: int):
         self.rows, self.network, self.believe, self.say = module.network.rows, module.network, believe, say
         self.ids = torch.full((count, module.network.length), MASK, device=self.rows.weight.device)
         self.score = torch.zeros(self.ids.shape, device=self.ids.device)
+        self.valid: Tensor | None = None
 
     @property
     def training(self) -> bool:
         return self.network.training
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.believe(x)
+        return self.believe(x, self.valid)
 
     def step(self, x: Tensor, belief: Tensor, t: Tensor, s: Tensor) -> Tensor:
         before = self.rows.nearest(x)

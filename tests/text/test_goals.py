@@ -103,6 +103,14 @@ def test_bench_of_a_run_is_goals_and_without_one_the_bench_of_the_house():
     assert spelled(["sample", "--run", "a", "--num-samples", "9"])[-2:] == ["--sampling.count", "9"]
 
 
+@pytest.mark.usefixtures("at_home")
+def test_goals_of_no_run_are_refused(capsys):
+    line = Line("text")
+    with pytest.raises(SystemExit):
+        line.run("goals", *line.arguments)
+    assert "goals measures the weights of a run and none is named; give --run" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the model, one of a twin, and one on other rows; made tiny."""

@@ -74,6 +74,13 @@ def test_the_bound_of_an_exact_belief_is_the_entropy():
     assert entropy == pytest.approx(ENTROPY, abs=0.02)
 
 
+def test_a_walk_that_starts_before_the_signal_is_gone_pays_for_it():
+    """By the divergence of x_1 from noise, less what x_1 says of the word: the bound stays one."""
+    module, batch, entropy = toy(Bayes(Gumbel(0.0, -1.0, 13.3)), CrossEntropy())
+    found = nats(module, batch, 64)
+    assert 0.05 < float(found.mean()) - entropy < 2 * math.exp(-1)
+
+
 @pytest.mark.parametrize("shares", [[0.2, 0.2, 0.6], [0.34, 0.33, 0.33]])
 def test_the_bound_of_a_wrong_belief_lies_above_by_what_it_is_wrong(shares):
     """KL of the truth from what is believed: the cross-entropy, as a likelihood has it."""
@@ -211,6 +218,17 @@ def test_a_gap_is_taken_over_the_truth_of_the_same_sentences():
     assert found["bits_per_token"].value == pytest.approx(nats / math.log(2)) and found[
         "bound_gap"
     ].low == pytest.approx(nats - truth)
+
+
+def test_without_a_grammar_nothing_is_said_of_the_truth_and_perplexity_is_per_word(monkeypatch):
+    module = text_module(objective="autoregressive")
+    monkeypatch.setattr(module, "data", SimpleNamespace(grammar=None, vocabulary=module.data.vocabulary))
+    gathered = NLLBound(Likelihood(), tokens_per_word=1.5)
+    gathered.add(module, batch_of(text_module(), 4))
+    found = {each.name: each for each in gathered.metrics()}
+    assert set(found) == {"nats_per_token", "bits_per_token", "perplexity"} and not found["perplexity"].floors
+    assert found["perplexity"].value == pytest.approx(math.exp(1.5 * found["nats_per_token"].value))
+    assert gathered.said() == [f"{found['nats_per_token'].value:.3f} nats per token"]
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")
