@@ -2,6 +2,7 @@ import sys
 
 from projects.text.commands import DenoiseOptions, calibrate, denoise, schedules, spelled
 from projects.text.data import TextData
+from projects.text.goals import GoalsOptions, goals
 from projects.text.module import TextDiffusion
 from projects.text.sampling import Sampling
 from shared.training import cli
@@ -11,6 +12,7 @@ if __name__ == "__main__":
     verbs = {
         "calibrate": Verb(calibrate),
         "denoise": Verb(denoise, DenoiseOptions),
+        "goals": Verb(goals, GoalsOptions),
         "schedules": Verb(schedules),
     }
     cli.main(TextDiffusion, TextData, spelled(sys.argv[1:]), verbs=verbs, groups={"sampling": Sampling})

@@ -13,6 +13,7 @@ from projects.text import calibration
 from projects.text.pictures import SHOWN, Moments, spoken
 from projects.text.resolution import BayesDecoder
 from projects.text.sampling import Walk
+from shared.processes import Gaussian
 from shared.training.errors import Mistake
 
 CALLED = {
@@ -21,14 +22,22 @@ CALLED = {
     "--num-samples": "--sampling.count",
     "--num-steps": "--sampling.steps",
 }
-OF_A_VERB = {"denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"}}
+OF_A_VERB = {
+    "denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"},
+    "goals": {"--vs": "--goals.vs", "--num-samples": "--goals.samples"},
+}
 LAYERS = ["--config=configs/text/base.yaml", "--config=configs/text/nano.yaml"]
 WITHOUT_A_RUN = ("calibrate", "schedules")  # these need data and sizes only
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
-    """The command line with full names for its short ones; what needs no run is asked of nano, if nothing is named."""
+    """The command line with full names for its short ones; what needs no run is asked of nano, if nothing is named.
+
+    `bench` of a run is `goals`; without one it is the house's, of speed.
+    """
     verb = argv[0] if argv else ""
+    if verb == "bench" and any(flag.partition("=")[0] in ("--run", "--checkpoint", "--ckpt_path") for flag in argv):
+        argv = [verb := "goals", *argv[1:]]
     names = {**CALLED, **OF_A_VERB.get(verb, {})}
     parts = [flag.partition("=") for flag in argv]
     line = ["".join((names.get(name, name), equals, value)) for name, equals, value in parts]
@@ -45,6 +54,7 @@ def calibrate(cli: Any) -> None:
 
 def schedules(cli: Any) -> None:
     """cosine, square root and the warp side by side, as tables; schedules.png of a run"""
+    require_noise(cli.model, "schedules")
     data, network, run = cli.model.data, cli.model.network, cli.layers.run
     decoder = BayesDecoder(network.rows, torch.from_numpy(data.shares()))
     own = cli.model.process.schedule if cli.checkpoint else None
@@ -84,8 +94,19 @@ def denoise(cli: Any) -> None:
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 
 
+def require_noise(module: Any, what: str) -> None:
+    """Raises Mistake for a twin, whose rows are not noised."""
+    if not isinstance(module.process, Gaussian):
+        objective = type(module.objective).__name__.lower()
+        raise Mistake(
+            f"{what} asks for noise on rows, and the objective here is {objective}, which has none; name a run of"
+            " cross_entropy or elbo."
+        )
+
+
 def begun(module: Any, options: DenoiseOptions, moments: Moments) -> Any:
     """A walk whose first stride ends at the sentence of the options, corrupted to their time."""
+    require_noise(module, "denoise --text")
     x0 = module.network.rows(module.data.row(options.text).to(module.device))
 
     def through(walk: Walk) -> Walk:

@@ -44,6 +44,12 @@ class Sentences(Batch):
         """bool [B, L], the positions that carry loss."""
         return self.valid & ~self.known
 
+    def of(self, rows: Tensor) -> Sentences:
+        """Some of its rows, by their places; share and units stay those of the whole."""
+        labels = None if self.labels is None else self.labels[rows]
+        parts = {name: getattr(self, name)[rows] for name in ("ids", "valid", "known", "index")}
+        return replace(self, **parts, labels=labels)
+
     @property
     def mask(self) -> Tensor | None:
         """What attention may see, None for everything."""

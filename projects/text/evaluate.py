@@ -6,15 +6,18 @@ how they were drawn.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from lightning.pytorch import Trainer
 
 from packages.text.rows import Words, fingerprints, sentence
 from packages.text.table import Row, cells, table
 from projects.text.data import STREAMS, TextData
 from projects.text.health import health
+from projects.text.likelihood import NLLBound
 from projects.text.pictures import draw_lengths, draw_ngrams, spoken
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling
@@ -24,30 +27,45 @@ from shared.training.report import Metric, Results, interval
 
 NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 SHOWN = 24  # sentences in the report
+CASES = 100  # of a dependency at a distance, for its rate to count
+
+
+def off(value: float, true: float) -> float:
+    return value / true - 1
+
+
+STANDING = {  # metric: what its name ends in when it is set beside that of the true sampler, and how
+    "unigram_kl": ("excess", operator.sub),
+    "bigram_kl": ("excess", operator.sub),
+    "length_tv": ("excess", operator.sub),
+    "distinct_2": ("off", off),
+    "unique": ("off", off),
+    "novel": ("share", operator.truediv),
+}
 
 
 class Evaluation:
     """Gathers drawn sentences over steps and ranks, and measures them."""
 
-    def __init__(self, data: TextData):
-        self.data, self.drawn = data, list[Words]()
+    def __init__(self, data: TextData, bound: NLLBound):
+        self.data, self.bound, self.drawn = data, bound, list[Words]()
 
     def add(self, rows: list[list[str]]) -> None:
         self.drawn += rows
 
     def gather(self, trainer: Trainer) -> None:
         self.drawn = [row for rows in of_every_rank(trainer, self.drawn) for row in rows]
+        self.bound.gather(trainer)
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
         grammar, sentences = self.data.grammar, [sentence(row) for row in self.drawn]
-        seen = fingerprints(each.words for each in grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
-        found = {row.name: row for row in table(self.drawn, grammar, seen)}
+        found = {row.name: row for row in table(self.drawn, grammar, seen(self.data))}
         parses = [float(grammar.parse(each) is not None) for each in sentences]
         pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
         return Results(
-            headline(found, len(sentences)),
-            [metric(row, parses) for row in found.values() if top(row)],
+            "; ".join([headline(found, len(sentences)), *self.bound.said()]),
+            [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row)), *standing(found)],
             [
                 ("Samples, unselected", shown(self.drawn)),
                 ("Agreement by distance", by_distance(found)),
@@ -56,6 +74,24 @@ class Evaluation:
             [draw(sentences, grammar, folder / "samples" / name) for name, draw in pictures.items()],
             {"walk": f"{options.kind}, {options.steps} steps", "tokens": "padding behind EOS is modelled and counted"},
         )
+
+
+def seen(data: TextData) -> np.ndarray:
+    """Fingerprints of the training sentences that a novel one is not among."""
+    return fingerprints(each.words for each in data.grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
+
+
+def standing(table: Mapping[str, Row]) -> list[Metric]:
+    """What goals count: metrics as they stand to the true sampler's, and the worst of agreement."""
+    found = []
+    for name, (end, beside) in STANDING.items():
+        if name in table and (true := table[name].floors.get("true")):
+            row = table[name]
+            floors = {floor: beside(value, true) for floor, value in row.floors.items()}
+            found.append(Metric(f"{name}_{end}", beside(row.value, true), row.n, floors=floors))
+    often = [row for row in table.values() if row.name.startswith("agreement/") and not top(row) and row.n >= CASES]
+    worst = min(often, key=lambda row: row.value, default=None)
+    return [*found, *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else [])]
 
 
 def metric(row: Row, parses: list[float]) -> Metric:

@@ -17,19 +17,22 @@ from torch import Tensor
 
 from packages.text.rows import sentence
 from projects.text import resolution
+from projects.text.autoregressive import Autoregressive
+from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
 from projects.text.data import AT_ONCE, Sentences, TextData
 from projects.text.evaluate import Evaluation
 from projects.text.health import mean_distance
+from projects.text.likelihood import Likelihood, NLLBound
+from projects.text.masked import Masked
 from projects.text.network import Denoiser, Trunk
-from projects.text.objectives import OBJECTIVES, Objective
+from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling, Walk
-from projects.text.warping import Gumbel
+from projects.text.warping import Gumbel, Monotone, Relay
 from shared.networks import flops
 from shared.objectives import share
-from shared.processes import Gaussian, Warped
 from shared.sampling import sample
 from shared.training import optim
 from shared.training.errors import Mistake
@@ -38,6 +41,12 @@ from shared.training.randomness import Randomness
 from shared.training.report import Results
 
 VALIDATION_STEPS, VALIDATION_WALKS = 16, 64
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross_entropy": CrossEntropy,
+    "elbo": Elbo,
+    "masked": Masked,
+    "autoregressive": Autoregressive,
+}
 
 
 @dataclass
@@ -59,11 +68,22 @@ class Embedding:
 class Warp:
     """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
 
-    location: its middle (None: at SNR*, from the entropy of the data). scale: in nats.
+    location: its middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the updates
+    after which the warp follows the loss of each level instead (None: never). The objective elbo learns its own.
     """
 
     location: float | None = None
     scale: float = 0.85
+    follow: float | None = None
+
+    def built(self, entropy: float, radius_squared: float) -> Gumbel | Relay:
+        """For data of that entropy, and rows of that length."""
+        middle = resolution.location(entropy, radius_squared) if self.location is None else self.location
+        low, high = resolution.span(radius_squared)
+        first = build(Gumbel, location=middle, scale=self.scale, log_snr_min=low, log_snr_max=high)
+        if self.follow is None:
+            return first
+        return build(Relay, first=first, second=build(Monotone, log_snr_min=low, log_snr_max=high))
 
 
 @dataclass
@@ -87,11 +107,12 @@ class TextDiffusion(LightningModule):
 
     def __init__(
         self,
-        objective: Literal["cross_entropy"] = "cross_entropy",
+        objective: Literal["cross_entropy", "elbo", "masked", "autoregressive"] = "cross_entropy",
         embedding: Embedding = Embedding(),  # noqa: B008 (the parser copies it)
         network: Trunk = Trunk(),  # noqa: B008
         warp: Warp = Warp(),  # noqa: B008
         self_conditioning: SelfConditioning = SelfConditioning(),  # noqa: B008
+        likelihood: Likelihood = Likelihood(),  # noqa: B008
     ):
         super().__init__()
         self.objective: Objective = OBJECTIVES[objective]()
@@ -99,6 +120,7 @@ class TextDiffusion(LightningModule):
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
         self.network: Denoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
+        self.likelihood, self.heard = likelihood, list[tuple[Tensor, Tensor]]()
 
     # --- what the network is built for
 
@@ -117,19 +139,9 @@ class TextDiffusion(LightningModule):
             return
         table, count = self.embedding, len(self.data.vocabulary)
         rows = build(Rows, count=count, width=table.width(count), norm=table.norm, radius=table.radius)
-        schedule = build(Warped, cdf=self.gumbel(rows.radius**2))
-        self.process = build(Gaussian, schedule=schedule, eta=1.0)
+        self.process, special = self.objective.parts(self, rows)
         sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
-        self.network = build(Denoiser, schedule=schedule, rows=rows, length=self.data.length, **sizes)
-        self.network.belief.requires_grad_(self.self_conditioning.probability > 0)  # what a step never reads
-
-    def gumbel(self, radius_squared: float) -> Gumbel:
-        """The warp, from what the data says of itself unless it is set."""
-        middle = self.warp.location
-        if middle is None:
-            middle = resolution.location(self.data.entropy, radius_squared)
-        low, high = resolution.span(radius_squared)
-        return build(Gumbel, location=middle, scale=self.warp.scale, log_snr_min=low, log_snr_max=high)
+        self.network = build(Denoiser, rows=rows, length=self.data.length, **{**sizes, **special})
 
     @property
     def log_snr_star(self) -> float:
@@ -162,7 +174,7 @@ class TextDiffusion(LightningModule):
         pairs, (count, dim) = tokens * net.length, net.rows.rows.shape
         blocks = sum(flops.block(block, tokens, pairs, conditions=samples) for block in net.blocks)
         table = 2 * tokens * count * dim * (net.tied + net.logit_bias)
-        ends = sum(flops.matrices(part, tokens) for part in (net.input, net.belief, net.out))
+        ends = sum(flops.matrices(part, tokens) for part in (net.input, net.belief, net.out) if part is not None)
         return blocks + table + ends + flops.matrices(net.level, samples) + flops.matrices(net.last, samples)
 
     # --- training
@@ -172,11 +184,25 @@ class TextDiffusion(LightningModule):
         t = self.randomness.times(batch.share, device=self.device)
         rng = self.randomness.rng(batch.share, self.global_rank, self.device)
         losses = self.objective.loss(self, batch, t, rng)
+        self.follow(losses, batch)
         return {"loss": share(losses.total, batch.global_units, batch.shards), "logs": losses.logs()}
+
+    def follow(self, losses: Losses, batch: Sentences) -> None:
+        """A warp that follows hears the losses of an update as one, however many micro-batches it has."""
+        warp = self.network.warp
+        if not isinstance(warp, Relay) or losses.t is None:
+            return
+        share = batch.share
+        self.heard = [*(self.heard if share.micro else []), (warp.log_snr(losses.t), losses.ce.detach())]
+        if len(self.heard) < share.shards // self.trainer.world_size:
+            return
+        warp.calibrate(*map(torch.cat, zip(*self.heard)))
+        if share.update + 1 >= self.warp.follow * self.trainer.max_steps:
+            warp.hand_over()
 
     def believed(self, samples: int) -> int:
         """How many samples of a batch hear a belief: the first ones, batches are in no order."""
-        return round(self.self_conditioning.probability * samples)
+        return round(self.self_conditioning.probability * samples) if self.network.belief is not None else 0
 
     @torch.no_grad()
     def earlier_belief(self, x_t: Tensor, t: Tensor, valid: Tensor | None) -> Tensor | None:
@@ -196,16 +222,18 @@ class TextDiffusion(LightningModule):
         losses = self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
         drawn = self.walked(seeds[:VALIDATION_WALKS], replace(self.sampling, steps=VALIDATION_STEPS))
         parses = [self.data.grammar.parse(sentence(row)) is not None for row in self.words(drawn.ids)]
-        values = {"loss": losses.ce, "accuracy": losses.accuracy, "parse": torch.tensor(parses).float()}
+        loss, parse = losses.total / batch.counted.sum(1), torch.tensor(parses).float()
+        values = {"loss": loss, "accuracy": losses.accuracy, "parse": parse}
         logs = {name: (value.sum(), torch.tensor(float(len(value)))) for name, value in values.items()}
         return {"logs": {**logs, "row_distance": mean_distance(self.network.rows.rows)}}
 
     def on_test_start(self) -> None:
-        self.evaluation = Evaluation(self.data)
+        self.evaluation = Evaluation(self.data, NLLBound(self.likelihood))
 
     def test_step(self, batch: Sentences, index: int) -> None:
-        """A sentence drawn for every number of the test."""
+        """A sentence drawn for every number of the test; the first ones of the test are measured."""
         assert self.evaluation is not None
+        self.evaluation.bound.add(self, batch)
         self.evaluation.add(self.words(self.walked(batch.share.index.tolist()).ids))
 
     def on_test_epoch_end(self) -> None:
@@ -215,7 +243,7 @@ class TextDiffusion(LightningModule):
     def results(self, folder: Path) -> Results:
         """Metrics beside those of the true, the unigram and the bigram sampler."""
         assert self.evaluation is not None
-        return self.evaluation.results(folder, self.sampling, self.network.rows)
+        return self.evaluation.results(folder, self.told(), self.network.rows)
 
     # --- sentences
 
@@ -230,6 +258,10 @@ class TextDiffusion(LightningModule):
         sample(walk.denoise, walk.step, walk.x, walk.grid)
         return Drawn(*(part.cpu() for part in walk.speaker.words()))
 
+    def told(self) -> Sampling:
+        """How sentences are drawn, as the objective takes the options."""
+        return self.objective.told(self.sampling, self.network.length)
+
     def words(self, ids: Tensor) -> list[list[str]]:
         return [self.data.vocabulary.words(row) for row in ids.tolist()]
 
@@ -240,7 +272,7 @@ class TextDiffusion(LightningModule):
 
     def show(self, samples: list[Spoken], folder: Path) -> list[Path]:
         """samples.jsonl: ids, text, log-probability of every token, how they were drawn."""
-        return [write_lines(samples, self.sampling, self.network, folder / "samples.jsonl")]
+        return [write_lines(samples, self.told(), self.network, folder / "samples.jsonl")]
 
     def draw(self, folder: Path, update: int) -> list[Path]:
         """Sentences of the present weights, and one walk."""

@@ -42,7 +42,8 @@ class Trunk:
 class Denoiser(nn.Module):
     """x_t [B, L, E], t [B] -> logits [B, L, V]; `rows` is the table, `believe` reads logits as a belief of x0.
 
-    schedule: of the process. length: the longest row of tokens. The rest as in `Trunk`.
+    schedule: of the process. length: the longest row of tokens. causal: no position sees a later one. hears: a belief
+    can be heard. The rest as in `Trunk`.
     """
 
     ramp: Tensor  # [] share of the bias that is added
@@ -61,18 +62,22 @@ class Denoiser(nn.Module):
         positional: str = "rotary",
         head: str = "tied",
         logit_bias: bool = True,
+        causal: bool = False,
+        hears: bool = True,
     ):
         super().__init__()
         self.schedule, self.rows, self.length, self.logit_bias = schedule, rows, length, logit_bias
         self.warp = getattr(schedule, "cdf", None)  # its state is saved with the network
         count, dim = rows.rows.shape
         self.input = nn.Linear(dim, width)
-        self.belief = nn.Linear(dim, width, bias=False)
+        self.belief = nn.Linear(dim, width, bias=False) if hears else None
         self.level = LevelEmbedding(level, features=level, of="log_snr")
         self.place = nn.Embedding(length, width) if positional != "rotary" else None
         self.rotary = Rotary((width // heads,)) if positional != "learned" else None
         self.blocks = nn.ModuleList(
-            Block(width, heads, hidden=hidden, modulated=True, gate_init=gate_init, condition_width=level)
+            Block(
+                width, heads, hidden=hidden, modulated=True, gate_init=gate_init, condition_width=level, causal=causal
+            )
             for _ in range(depth)
         )
         self.norm = RMSNorm(width)
@@ -88,7 +93,8 @@ class Denoiser(nn.Module):
 
     def settle(self, depth: int) -> None:
         nn.init.normal_(self.input.weight, std=self.input.in_features**-0.5)  # the stream starts at rms 1
-        nn.init.zeros_(self.belief.weight)
+        if self.belief is not None:
+            nn.init.zeros_(self.belief.weight)
         nn.init.zeros_(self.common)
         nn.init.ones_(self.ramp)
 
@@ -103,7 +109,7 @@ class Denoiser(nn.Module):
             level_BK = self.level(self.schedule.log_snr(t))
             scale_B = (alpha_B.square() * self.rows.rms**2 + sigma_B.square()).rsqrt()
         x_BLD = self.input(x * spread(scale_B, x))
-        if belief is not None:
+        if belief is not None and self.belief is not None:
             seen = self.belief(belief)
             x_BLD = torch.cat([x_BLD[: len(seen)] + seen, x_BLD[len(seen) :]])
         x_BLD, rotation = self.placed(x_BLD)

@@ -1,8 +1,9 @@
 """What the network learns from a batch, and how one walks back with it: an object per objective, so nobody asks which.
 
 `loss` gives terms per sample, in nats summed over its counted tokens: the mean over tokens of the global batch is taken
-once, in the training step. `walk` gives what the one loop of the house needs. Ideas: cross-entropy at every level
-(Dieleman et al. 2022, CDCD), self-conditioning (Chen et al. 2022). Knows no Trainer.
+once, in the training step. `walk` gives what the one loop of the house needs. The others have files of their own:
+`bound`, `masked`, `autoregressive`. Ideas: cross-entropy at every level (Dieleman et al. 2022, CDCD), self-conditioning
+(Chen et al. 2022). Knows no Trainer.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from projects.text import sampling
+from projects.text import likelihood, sampling
+from projects.text.rounding import Rows
 from shared.objectives import by_level, cross_entropy, row_mean
+from shared.processes import Gaussian, Warped
 from shared.processes.draws import Rng
+from shared.training.pretrained import build
 
 if TYPE_CHECKING:
     from projects.text.data import Sentences
@@ -24,33 +28,57 @@ if TYPE_CHECKING:
 
 @dataclass
 class Losses:
-    """Of B samples. total: what is minimised, summed over the counted tokens. The others are means over them."""
+    """Of B samples. total: what is minimised, summed over the counted tokens. The others are means over them.
+
+    t: where they were noised; None: nowhere.
+    """
 
     total: Tensor  # [B]
     ce: Tensor  # [B] nats
     accuracy: Tensor  # [B]
-    t: Tensor  # [B]
+    t: Tensor | None = None  # [B]
 
     def logs(self) -> dict[str, Any]:
-        """Cross-entropy in all, and by thirds of t; accuracy by thirds."""
-        ce, accuracy = by_level(self.ce, self.t), by_level(self.accuracy, self.t)
-        return {
-            "ce": self.ce.detach().mean(),
-            "accuracy": self.accuracy.mean(),
-            **{f"ce_{name}_noise": value for name, value in ce.items()},
-            **{f"accuracy_{name}_noise": value for name, value in accuracy.items()},
-        }
+        """Cross-entropy and accuracy in all, and by thirds of t."""
+        means = {"ce": self.ce.detach(), "accuracy": self.accuracy}
+        logs: dict[str, Any] = {name: value.mean() for name, value in means.items()}
+        for name, value in means.items() if self.t is not None else ():
+            logs |= {f"{name}_{third}_noise": part for third, part in by_level(value, self.t).items()}
+        return logs
 
 
 class Objective(Protocol):
-    """What module and sampler ask of an objective."""
+    """What module and sampler ask of an objective. exact: `nats` draws nothing."""
+
+    exact: bool
+
+    def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
+        """The process, and what is special about the network: arguments of `Denoiser`."""
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses: ...
+
+    def nats(self, module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:
+        """-ln p [B] of the counted tokens, or a bound of it, by `levels` draws."""
+
     def walk(self, module: TextDiffusion, options: sampling.Sampling, n: int, rng: Rng) -> sampling.Walk: ...
+
+    def told(self, options: sampling.Sampling, length: int) -> sampling.Sampling:
+        """The options as they act."""
 
 
 class CrossEntropy:
     """Cross-entropy of the tokens at every level, unweighted: where t is drawn is the weighting."""
+
+    exact = False
+
+    def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
+        schedule = build(Warped, cdf=self.warp(module, rows))
+        hears = module.self_conditioning.probability > 0
+        return build(Gaussian, schedule=schedule, eta=1.0), {"schedule": schedule, "hears": hears}
+
+    def warp(self, module: TextDiffusion, rows: Rows) -> Any:
+        """Where levels lie along t."""
+        return module.warp.built(module.data.entropy, rows.radius**2)
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
@@ -60,16 +88,19 @@ class CrossEntropy:
         belief = module.earlier_belief(x_t, t, batch.mask)
         return named(module.network(x_t, t, belief, batch.mask), batch, t)
 
+    def nats(self, module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:
+        return likelihood.bound(module, batch, rng, levels)
+
     def walk(self, module: TextDiffusion, options: sampling.Sampling, n: int, rng: Rng) -> sampling.Walk:
         return sampling.walk(module.network, module.process, options, n, rng, module.log_snr_star)
 
+    def told(self, options: sampling.Sampling, length: int) -> sampling.Sampling:
+        return options
 
-def named(logits: Tensor, batch: Sentences, t: Tensor) -> Losses:
+
+def named(logits: Tensor, batch: Sentences, t: Tensor | None = None) -> Losses:
     """The losses of logits [B, L, V] that name the tokens of a batch."""
     counted = batch.counted
     ce = cross_entropy(logits, batch.ids, counted)
     accuracy = row_mean((logits.detach().argmax(-1) == batch.ids).float(), counted)
     return Losses(ce * counted.sum(1), ce, accuracy, t)
-
-
-OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy}

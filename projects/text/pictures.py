@@ -112,7 +112,7 @@ class Moments:
         return walk._replace(denoise=noted)
 
     def moment(self, x: Tensor, t: Tensor, ids: Tensor) -> Moment:
-        rows, schedule = self.module.network.rows, self.module.process.schedule
+        rows, schedule = self.module.network.rows, self.module.network.schedule
         alpha, sigma = float(schedule.alpha(t[:1])), float(schedule.sigma(t[:1]))
         seen, said = self.module.words(torch.stack([rows.nearest(x[0]), ids[0]]))
         wanted = math.sqrt(alpha**2 * float(rows.rms) ** 2 + sigma**2)

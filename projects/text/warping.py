@@ -142,13 +142,21 @@ class Affine(nn.Module):
         self.line, self.heights = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((width,), -5.0))
         self.slopes, self.centres = nn.Parameter(torch.full((width,), 10.0)), nn.Parameter(torch.linspace(0, 1, width))
 
-    def _rise(self, t: Tensor) -> Tensor:
-        bends = torch.sigmoid(F.softplus(self.slopes) * (t.unsqueeze(-1) - self.centres))
-        return F.softplus(self.line) * t + (F.softplus(self.heights) * bends).sum(-1)
+    def _rise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """A rising function of t, and its derivative."""
+        slopes, heights = F.softplus(self.slopes), F.softplus(self.heights)
+        bends = torch.sigmoid(slopes * (t.unsqueeze(-1) - self.centres))
+        steep = F.softplus(self.line) + (heights * slopes * bends * (1 - bends)).sum(-1)
+        return F.softplus(self.line) * t + (heights * bends).sum(-1), steep
+
+    def shape(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m(t) and dm/dt."""
+        first, last = (self._rise(end)[0] for end in (torch.zeros_like(t), torch.ones_like(t)))
+        here, steep = self._rise(t)
+        return (here - first) / (last - first), steep / (last - first)
 
     def log_snr(self, t):
-        first, last = self._rise(torch.zeros_like(t)), self._rise(torch.ones_like(t))
-        return -(self.gamma_0 + (self.gamma_1 - self.gamma_0) * (self._rise(t) - first) / (last - first))
+        return -(self.gamma_0 + (self.gamma_1 - self.gamma_0) * self.shape(t)[0])
 
     @torch.no_grad()
     def quantile(self, log_snr):

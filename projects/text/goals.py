@@ -1,0 +1,201 @@
+"""What the line is measured by: goals beside what a run reaches, its floors and its twin.
+
+    python -m projects.text bench --run runs/text/nano/001 --vs runs/text/nano/ar [--num-samples 10000]
+
+`results/goals.yaml` says which metric counts, in which direction, and how far from the twin a moonshot may stay. The
+table is printed and kept in the run as bench.md and bench.json. Knows a module only by what it walks and measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from packages.text.fluency import ParseRate
+from packages.text.rows import Words
+from packages.text.table import Row, table
+from projects.text import diagnostics
+from projects.text.data import AT_ONCE
+from projects.text.evaluate import seen, standing
+from projects.text.likelihood import Heard, Likelihood, NLLBound
+from projects.text.resolution import BayesDecoder
+from shared.processes import Gaussian
+from shared.training import layout, report, runs
+from shared.training.batches import Share
+from shared.training.errors import Mistake
+from shared.training.layers import arrange
+from shared.training.report import Metric
+from shared.training.tables import replace_text
+from shared.training.verbs import Verb
+
+if TYPE_CHECKING:
+    from projects.text.module import TextDiffusion
+    from projects.text.sampling import Sampling
+
+GOALS = Path("projects/text/results/goals.yaml")
+HEAD = ["goal", "must", "moonshot", "measured", "floor", "twin", "pass"]
+FEW = (8, 4)  # steps of short walks
+TIMED = (256, 32)  # sentences and steps of the walk that is timed
+DIAGNOSED = 256  # sentences of which skill is measured
+
+
+@dataclass
+class GoalsOptions:
+    """vs: a run to stand beside, the autoregressive twin. samples: sentences drawn. sentences, levels: of the bound."""
+
+    vs: str | None = None
+    samples: int = 10_000
+    sentences: int = 2000
+    levels: int = 64
+
+
+def goals(cli: Any) -> None:
+    """goals, what a run reaches, its floors and its twin: CKPT=<run> [--goals.vs <run>]; `bench --run` says the same"""
+    options: GoalsOptions = cli.options.goals
+    if cli.checkpoint is None:
+        raise Mistake("goals measures the weights of a run and none is named; give --run runs/text/<size>/<run>.")
+    other = None if options.vs is None else twin(cli, options.vs)
+    with cli.drawing():
+        mine = {**core(cli.model, options), **more(cli.model, options)}
+    beside: Mapping[str, Metric] = {}
+    if other is not None:
+        with other.drawing():
+            beside = core(other.model, options)
+    rows = [judged(goal, mine, beside) for goal in of(cli.datamodule.level)]
+    print("\n".join(layout.plain(HEAD, rows)))
+    folder = cli.run_of_weights().folder
+    replace_text(folder / "bench.md", "\n".join(layout.markdown(HEAD, rows)) + "\n")
+    found = {name: [asdict(metric) for metric in metrics.values()] for name, metrics in (("run", mine), ("vs", beside))}
+    runs.write_json(folder / "bench.json", {**asdict(options), **found})
+    print(f"\nwritten     {folder / 'bench.md'}, bench.json")
+
+
+def twin(cli: Any, folder: str) -> Any:
+    """The command line of another run. Raises Mistake where its data are not the same."""
+    layers = arrange(cli.layers.project, cli.verb, [f"--ckpt_path={folder}"])
+    verbs = {cli.verb: Verb(goals, GoalsOptions)}
+    other = type(cli)(type(cli.model), type(cli.datamodule), layers, cli.verb, verbs, cli.own_groups)
+    for key, here in cli.datamodule.describe().items():
+        if (there := other.datamodule.describe().get(key)) != here:
+            raise Mistake(
+                f"{folder} was trained on other data: its {key} is {there}, not {here}. Give one of the same."
+            )
+    return other
+
+
+# --- what is measured
+
+
+def drawn(module: TextDiffusion, options: Sampling, count: int) -> list[Words]:
+    """Sentences 0 .. count - 1, as rows of words."""
+    found: list[Words] = []
+    for first in range(0, count, AT_ONCE):
+        found += module.words(module.walked(list(range(first, min(first + AT_ONCE, count))), options).ids)
+    return found
+
+
+def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
+    """Metrics of drawn sentences, and the likelihood."""
+    found = measured(module, drawn(module, module.sampling, options.samples))
+    bound = NLLBound(Likelihood(options.sentences, options.levels))
+    for first in range(0, options.sentences, AT_ONCE):
+        share = Share.of(range(first, min(first + AT_ONCE, options.sentences)))
+        bound.add(module, module.data.sentences("test", share))
+    return {**found, **{metric.name: metric for metric in bound.metrics()}}
+
+
+def measured(module: TextDiffusion, rows: Sequence[Words]) -> dict[str, Metric]:
+    """Every metric of the table by name, and those that goals are counted in."""
+    found: dict[str, Row] = {row.name: row for row in table(rows, module.data.grammar, seen(module.data))}
+    plain = [Metric(row.name, row.value, row.n, floors=dict(row.floors)) for row in found.values()]
+    return {metric.name: metric for metric in [*plain, *standing(found)]}
+
+
+def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
+    """What only some models have: short walks, their speed, skill where words are decided."""
+    found = [metric for steps in FEW for metric in short(module, steps, options.samples)]
+    found.append(speed(module))
+    if isinstance(module.process, Gaussian):
+        found += skill(module)
+    return {metric.name: metric for metric in found}
+
+
+def short(module: TextDiffusion, steps: int, count: int) -> Iterator[Metric]:
+    """The parse rate of walks of few steps, if the model can take them."""
+    options = replace(module.sampling, steps=steps)
+    if module.objective.told(options, module.network.length).steps == steps:
+        parse = ParseRate(module.data.grammar, sync_on_compute=False)
+        parse.update(drawn(module, options, count))
+        yield Metric(f"parse_at_{steps}", float(parse.compute()[0]), count)
+
+
+def speed(module: TextDiffusion) -> Metric:
+    """Tokens per second of one walk of TIMED."""
+    count, steps = TIMED
+    start = time.perf_counter()
+    ids = module.walked(list(range(count)), replace(module.sampling, steps=steps)).ids
+    return Metric("sampled_tokens_per_s", ids.numel() / (time.perf_counter() - start), ids.numel())
+
+
+def skill(module: TextDiffusion) -> Iterator[Metric]:
+    """At SNR*, above the reader without context."""
+    network, data = module.network, module.data
+    heard = Heard(network, None)
+
+    def believe(x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = heard(x_t, t)
+        return network.believe(logits), logits.argmax(-1)
+
+    decoder = BayesDecoder(network.rows, torch.from_numpy(data.shares()))
+    ids = data.sentences("test", Share.of(range(DIAGNOSED))).ids.to(module.device)
+    rng = module.randomness.sample("skill", module.device)
+    for level in diagnostics.by_timestep(believe, module.process, decoder, ids, rng):
+        if level.index is None and level.skill is not None:
+            yield Metric("skill_at_star", level.skill, ids.numel(), floors={"alone": 0.0})
+
+
+# --- goals
+
+
+def of(level: str) -> list[Mapping[str, Any]]:
+    """The goals that are meant for a grammar of that level, or for any."""
+    every = yaml.safe_load(GOALS.read_text(encoding="utf-8"))
+    return [goal for goal in every if goal.get("level", level) == level]
+
+
+def judged(goal: Mapping[str, Any], found: Mapping[str, Metric], beside: Mapping[str, Metric]) -> list[str]:
+    """One row of the table: must, moonshot, better (more, less or near, of 0), metric; twin: how far the moonshot lets
+    the run stay behind the twin."""
+    wanted = [str(goal.get(key, "-")) for key in ("goal", "must", "moonshot")]
+    metric, other = found.get(goal["metric"]), beside.get(goal["metric"])
+    twin = "-" if other is None else report.number(other.value)
+    if metric is None:
+        return [*wanted, "not measured", "-", twin, "-"]
+    floors = ", ".join(f"{name} {report.number(value)}" for name, value in metric.floors.items()) or "-"
+    span = report.span(metric.__dict__)
+    value = report.number(metric.value) + (f" ({span})" if span != "-" else "")
+    return [*wanted, value, floors, twin, verdict(goal, metric.value, None if other is None else other.value)]
+
+
+def verdict(goal: Mapping[str, Any], value: float, twin: float | None) -> str:
+    """moonshot, yes, or by how much it is missed."""
+
+    def missing(wanted: float) -> float:
+        distance = {"more": wanted - value, "less": value - wanted, "near": abs(value) - wanted}
+        return distance[goal.get("better", "more")]
+
+    far = [missing(goal["moonshot"])] if "moonshot" in goal else []
+    if "twin" in goal and far:
+        behind = goal["twin"] * (1 if goal.get("better") == "less" else -1)
+        far.append(1.0 if twin is None else missing(twin + behind))
+    if far and max(far) <= 0:
+        return "moonshot"
+    if "must" not in goal:
+        return "no"
+    return "yes" if missing(goal["must"]) <= 0 else f"no, by {report.number(missing(goal['must']))}"
