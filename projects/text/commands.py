@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projects.text import calibration
-from projects.text.pictures import SHOWN, Moments, spoken
+from projects.text.pictures import SHOWN, Moments
 from projects.text.resolution import BayesDecoder
 from projects.text.sampling import Walk
 from shared.training.errors import Mistake
@@ -79,7 +79,7 @@ def denoise(cli: Any) -> None:
         drawn = module.walked(list(range(options.walks)), through=through)
     said = module.words(drawn.ids[:1])[0]
     print("\n".join(moments.table(options.shown)))
-    print(f"in the end: {spoken(said)}")
+    print(f"in the end: {module.spoken(said)}")
     score, radius = float(drawn.score[0].sum()), module.network.rows.radius
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 

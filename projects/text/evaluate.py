@@ -6,14 +6,16 @@ how they were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 
-from packages.text.rows import Words, fingerprints, sentence
-from packages.text.table import Row, cells, table
-from projects.text.data import STREAMS, TextData
+from packages.text.rows import Words, sentence
+from packages.text.table import Row, beside, cells, measure
+from projects.text.data import TextData
 from projects.text.health import health
 from projects.text.pictures import draw_lengths, draw_ngrams, spoken
 from projects.text.rounding import Rows
@@ -22,40 +24,57 @@ from shared.training import layout
 from shared.training.logs import of_every_rank
 from shared.training.report import Metric, Results, interval
 
-NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 SHOWN = 24  # sentences in the report
 
 
 class Evaluation:
-    """Gathers drawn sentences over steps and ranks, and measures them."""
+    """Gathers drawn sentences and losses of held-out ones over steps and ranks, and measures them."""
 
     def __init__(self, data: TextData):
-        self.data, self.drawn = data, list[Words]()
+        self.data, self.drawn, self.losses = data, list[Words](), list[float]()
 
     def add(self, rows: list[list[str]]) -> None:
         self.drawn += rows
 
     def gather(self, trainer: Trainer) -> None:
         self.drawn = [row for rows in of_every_rank(trainer, self.drawn) for row in rows]
+        self.losses = [loss for losses in of_every_rank(trainer, self.losses) for loss in losses]
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
-        grammar, sentences = self.data.grammar, [sentence(row) for row in self.drawn]
-        seen = fingerprints(each.words for each in grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
-        found = {row.name: row for row in table(self.drawn, grammar, seen)}
-        parses = [float(grammar.parse(each) is not None) for each in sentences]
-        pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
+        data, metrics = self.data, self.data.source.metrics()
+        found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
+        sentences = [sentence(row) for row in self.drawn]
+        parses = [float(data.grammar.parse(each) is not None) for each in sentences] if data.grammar else []
         return Results(
             headline(found, len(sentences)),
-            [metric(row, parses) for row in found.values() if top(row)],
+            [*(metric(row, parses) for row in found.values() if top(row)), *held_out(self.losses)],
             [
-                ("Samples, unselected", shown(self.drawn)),
-                ("Agreement by distance", by_distance(found)),
-                ("The table of rows", health(rows, self.data.vocabulary, sentences)),
+                ("Samples, unselected", shown(self.drawn, data.source.joined)),
+                *([("Agreement by distance", by_distance(found))] if data.grammar else []),
+                ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            [draw(sentences, grammar, folder / "samples" / name) for name, draw in pictures.items()],
-            {"walk": f"{options.kind}, {options.steps} steps", "tokens": "padding behind EOS is modelled and counted"},
+            pictures(metrics, folder / "samples"),
+            {"walk": f"{options.kind}, {options.steps} steps", "padding": said_of_padding(data)},
         )
+
+
+def pictures(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Of metrics that have seen what was drawn."""
+    ngrams = {name: metrics[f"{name}_kl"] for name in ("unigram", "bigram")}
+    lengths = [draw_lengths(metrics["length_tv"], folder / "lengths.png")] if "length_tv" in metrics else []
+    return [*lengths, draw_ngrams(ngrams, folder / "ngrams.png")]
+
+
+def held_out(losses: list[float]) -> list[Metric]:
+    """Cross-entropy where training looks, on fixed paths of held-out sentences, nats per token; no likelihood."""
+    return [Metric("cross_entropy", float(np.mean(losses)), len(losses), *interval(losses))] if losses else []
+
+
+def said_of_padding(data: TextData) -> str:
+    if not data.source.whole:
+        return "not counted; lengths are drawn from those of training"
+    return "behind EOS, modelled and counted" if "length_tv" in data.source.metrics() else "none"
 
 
 def metric(row: Row, parses: list[float]) -> Metric:
@@ -71,14 +90,15 @@ def top(row: Row) -> bool:
 
 def headline(table: Mapping[str, Row], count: int) -> str:
     """Parse rate, and what is left of the divergences when the true sampler's are taken off."""
-    excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv")}
+    excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv") if name in table}
     said = ", ".join(f"{name.replace('_', ' ')} {value:+.3f}" for name, value in excess.items())
-    return f"{table['parse'].value:.1%} of {count:,} sentences parse; over the true sampler: {said}"
+    parsed = f"{table['parse'].value:.1%} of {count:,} sentences parse" if "parse" in table else f"{count:,} sentences"
+    return f"{parsed}; over the true sampler: {said}"
 
 
-def shown(rows: list[Words]) -> str:
+def shown(rows: list[Words], joined: Callable[[Words], str]) -> str:
     """The first sentences as a list in markdown."""
-    return "\n".join(f"- {spoken(row)}" for row in rows[:SHOWN])
+    return "\n".join(f"- {spoken(row, joined)}" for row in rows[:SHOWN])
 
 
 def by_distance(table: Mapping[str, Row]) -> str:
