@@ -1,6 +1,6 @@
 import sys
 
-from projects.text.commands import DenoiseOptions, calibrate, denoise, schedules, spelled
+from projects.text.commands import DenoiseOptions, StatisticsOptions, calibrate, denoise, schedules, spelled, statistics
 from projects.text.data import TextData
 from projects.text.module import TextDiffusion
 from projects.text.sampling import Sampling
@@ -12,5 +12,6 @@ if __name__ == "__main__":
         "calibrate": Verb(calibrate),
         "denoise": Verb(denoise, DenoiseOptions),
         "schedules": Verb(schedules),
+        "statistics": Verb(statistics, StatisticsOptions),
     }
     cli.main(TextDiffusion, TextData, spelled(sys.argv[1:]), verbs=verbs, groups={"sampling": Sampling})

@@ -55,7 +55,11 @@ class Evaluation:
                 ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
             pictures(metrics, folder / "samples"),
-            {"walk": f"{options.kind}, {options.steps} steps", "padding": said_of_padding(data)},
+            {
+                "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
+                "walk": f"{options.kind}, {options.steps} steps",
+                "padding": said_of_padding(data),
+            },
         )
 
 

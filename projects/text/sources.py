@@ -124,6 +124,10 @@ class Made:
         return length
 
     @property
+    def judged(self) -> str:
+        return "other sentences of the grammar"
+
+    @property
     def sha256(self) -> str:
         return _digest("grammar", self.options.level, self.vocabulary.sha256, self.length)
 
@@ -327,20 +331,38 @@ class Read:
         return np.resize([*ids, EOS], self.length).tolist() if self.packing.kind == "concat" else row
 
     def describe(self) -> dict[str, str]:
+        """The training part only where something is going to train."""
         trains = {} if self.known and not self.base else {"training": f"{self.windows('train')}"}
         facts, vocabulary = self.facts, self.vocabulary
         kind = "words" if isinstance(vocabulary, Vocabulary) else "byte pairs"
         of = f"of {facts.name}, which trained CKPT; " if self.known else ""
         counts = np.array(facts.counts)
         return {
-            "source": f"{self.corpus.name}, split by group (article, field set, ...)",
+            "source": self.corpus.name + ("" if self.corpus.identity else f", {self._documents}"),
             **trains,
-            "held out": f"{self.windows('test')}",
+            "held out": self.judged,
             "vocabulary": f"{of}{len(vocabulary):,} {kind}, UNK {counts[UNK] / counts.sum():.2%} of training tokens,"
             f" {_unknown(self.windows('test')):.2%} of held-out ones; {vocabulary.sha256[:16]}",
             "entropy": f"{facts.entropy:.4f} nats per token, from pairs that trained (at least {LEAST_ENTROPY:g})",
-            "sha256": facts.sha256 if trains else _digest(self.held_out.sha256, vocabulary.sha256, self.packing),
+            "sha256": self.sha256 if trains else _digest(self.held_out.sha256, vocabulary.sha256, self.packing),
         }
+
+    @property
+    def _documents(self) -> str:
+        facts = self.corpus.facts
+        return f"{facts.documents:,} documents in {facts.groups:,} groups, of which {self._parting}"
+
+    @property
+    def _parting(self) -> str:
+        if self.known and not self.base:
+            left = self.corpus.facts.documents - self.held_out.facts.documents
+            return f"{left:,} documents trained CKPT and are left out" if left else "nothing trained CKPT"
+        return f"{self.options.held_out_share:.0%} are held out"
+
+    @property
+    def judged(self) -> str:
+        """What evaluations look at."""
+        return f"{self.windows('test')}"
 
     def _sentences(self, stream: str) -> list[Words]:
         """As words, from all over a stream; the same that `sentence` sees in drawn rows."""
