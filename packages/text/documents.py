@@ -78,7 +78,7 @@ def split(corpus: Corpus, held_out: float = HELD_OUT) -> tuple[Corpus, Corpus]:
     if empty:
         raise ValueError(
             f"{empty[0].name} is empty: {corpus.name} has {corpus.facts.groups} groups (articles, field sets, "
-            "paragraphs or files), which no split cuts; give a larger corpus, or each side files of its own"
+            "paragraphs or files), which no split cuts; give a larger corpus, or smaller documents (sample_by)"
         )
     return training, validation
 

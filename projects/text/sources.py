@@ -331,8 +331,8 @@ class Read:
         return np.resize([*ids, EOS], self.length).tolist() if self.packing.kind == "concat" else row
 
     def describe(self) -> dict[str, str]:
-        """The training part only where something is going to train."""
-        trains = {} if self.known and not self.base else {"training": f"{self.windows('train')}"}
+        """The training part only where its text is at hand."""
+        trains = {} if self._foreign else {"training": f"{self.windows('train')}"}
         facts, vocabulary = self.facts, self.vocabulary
         kind = "words" if isinstance(vocabulary, Vocabulary) else "byte pairs"
         of = f"of {facts.name}, which trained CKPT; " if self.known else ""
@@ -354,7 +354,7 @@ class Read:
 
     @property
     def _parting(self) -> str:
-        if self.known and not self.base:
+        if self._foreign:
             left = self.corpus.facts.documents - self.held_out.facts.documents
             return f"{left:,} documents trained CKPT and are left out" if left else "nothing trained CKPT"
         return f"{self.options.held_out_share:.0%} are held out"
