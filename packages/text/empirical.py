@@ -41,25 +41,25 @@ class CountedKL(NgramKL):
 
     def see(self, sentences: list[Words]) -> None:
         found = Counter(run for words in sentences for run in self.runs(words))
-        known = {self.places[run]: times for run, times in found.items() if run in self.places}
+        known = [(self.places[run], times) for run, times in found.items() if run in self.places]
+        places, times = torch.tensor(known, dtype=torch.int64, device=self.device).reshape(-1, 2).T
         self.total += found.total()
-        self.counts[list(known)] += torch.tensor([*known.values()], dtype=torch.int64, device=self.device)
+        self.counts[places] += times
 
 
-def against(held_out: Sequence[Words], seen: np.ndarray | None = None, **kwargs: Any) -> dict[str, Fluency]:
+def against(
+    held_out: Sequence[Words], seen: np.ndarray | None = None, lengths: bool = True, **kwargs: Any
+) -> dict[str, Fluency]:
     """All metrics that held-out sentences give a truth for, or that need none.
 
-    seen: `rows.fingerprints` of training sentences; None: no novelty. Where all sentences have one length, as windows
-    have, lengths are not compared.
+    seen: `rows.fingerprints` of training sentences; None: no novelty. lengths: whether they are the sentences' own.
     """
-    lengths = np.bincount([len(words) for words in held_out])
-    found: dict[str, Fluency] = {f"{name}_kl": CountedKL(held_out, n, **kwargs) for name, n in ORDERS.items()}
-    if (lengths > 0).sum() > 1:
-        found["length_tv"] = LengthTV(lengths / lengths.sum(), **kwargs)
+    counts = np.bincount([len(words) for words in held_out])
+    found: dict[str, Fluency] = {"unigram_kl": CountedKL(held_out, 1, **kwargs)}
+    found["bigram_kl"] = CountedKL(held_out, 2, **kwargs)
+    if lengths:
+        found["length_tv"] = LengthTV(counts / counts.sum(), **kwargs)
     return found | metrics(None, seen, **kwargs)
-
-
-ORDERS = {"unigram": 1, "bigram": 2}
 
 
 def floors(

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from packages.text.grammar import Grammar
 from packages.text.vocabulary import Tokens
 from projects.text import sources
-from projects.text.sources import ENDLESS, Options
+from projects.text.made import ENDLESS, Made
+from projects.text.options import Options
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader, placed
 from shared.training.randomness import Randomness
 
@@ -115,10 +116,10 @@ class TextData(LightningDataModule):
         """Ids [L] of a sentence. ValueError: a word that is unknown, or too many of them."""
         return torch.tensor(self.source.row(text))
 
-    def lengths(self, seeds: Sequence[int]) -> Tensor | None:
-        """valid [n, L] of sentences to be drawn; None where a row says itself where its sentence ends."""
+    def valid(self, seeds: Sequence[int]) -> Tensor | None:
+        """bool [n, L] of sentences to be drawn; None where a row says itself where its sentence ends."""
         source = self.source
-        if isinstance(source, sources.Made) or source.whole:
+        if isinstance(source, Made) or source.whole:
             return None
         return torch.arange(self.length) < torch.from_numpy(source.lengths(seeds))[:, None]
 

@@ -58,7 +58,7 @@ class Evaluation:
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
-                "padding": said_of_padding(data),
+                "padding": data.source.padding,
             },
         )
 
@@ -73,12 +73,6 @@ def pictures(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
 def held_out(losses: list[float]) -> list[Metric]:
     """Cross-entropy where training looks, on fixed paths of held-out sentences, nats per token; no likelihood."""
     return [Metric("cross_entropy", float(np.mean(losses)), len(losses), *interval(losses))] if losses else []
-
-
-def said_of_padding(data: TextData) -> str:
-    if not data.source.whole:
-        return "not counted; lengths are drawn from those of training"
-    return "behind EOS, modelled and counted" if "length_tv" in data.source.metrics() else "none"
 
 
 def metric(row: Row, parses: list[float]) -> Metric:

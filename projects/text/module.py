@@ -234,7 +234,7 @@ class TextDiffusion(LightningModule):
         rng = [self.randomness.sample(seed, self.device) for seed in seeds]
         walk = self.objective.walk(self, options or self.sampling, len(seeds), rng)
         walk = through(walk) if through else walk
-        valid = self.data.lengths(seeds)
+        valid = self.data.valid(seeds)
         walk.speaker.valid = None if valid is None else valid.to(self.device)
         sample(walk.denoise, walk.step, walk.x, walk.grid)
         ids, score = (part.cpu() for part in walk.speaker.words())

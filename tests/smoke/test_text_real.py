@@ -17,7 +17,7 @@ pytestmark = [
 ]
 TEXT = Line("text")
 KINDS = {
-    "e2e": (restaurants, {"names": ("Fitz", "Wok"), "mark": "now"}, []),
+    "e2e": (restaurants, {"names": ("Fitz", "Wok", "Quay", "Ocean"), "mark": "now"}, []),
     "wikitext2": (articles, {"seed": 1, "mark": "again"}, ["--data.vocab_size=300", "--data.held_out_share=0.25"]),
 }
 
@@ -87,6 +87,17 @@ def test_a_run_goes_on_with_its_own_file_only(trained, capsys):
     assert "CKPT was trained on" in capsys.readouterr().err
     fit(overlay, folder, *more)
     assert json.loads((run / "manifest.json").read_text())["finished"]["update"] == 10
+
+
+def test_adapters_learn_another_file_in_the_words_of_their_base(trained):
+    _, folder, run = trained
+    TEXT.run("finetune", f"--ckpt_path={run}", f"--data.path={folder}/two.txt", "--run.name=adapted",
+             "--trainer.max_steps=2", "--run.validate_every=2", "--snapshots.every=2", "--data.held_out_share=0.25",
+             f"--run.root={folder}")  # fmt: skip
+    adapted = checkpoints.read(TEXT.folder(folder, "nano-lora") / "adapted")
+    base = checkpoints.read(run)
+    assert adapted["vocabulary"] == base["vocabulary"] and "two.txt" in adapted["corpus"]["name"]
+    assert set(base["corpus"]["seen"]) < set(adapted["corpus"]["seen"])
 
 
 def test_statistics_of_a_file_are_said_and_written(trained, tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from packages.text.vocabulary import EOS, PAD
 from projects.text.data import TextData
-from projects.text.sources import BLOCK, STREAMS
+from projects.text.made import BLOCK, STREAMS
 from shared.training.batches import Share
 
 

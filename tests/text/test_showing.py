@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from projects.text import sources
+from projects.text import made
 from projects.text.commands import DenoiseOptions, begun, spelled
 from projects.text.evaluate import Evaluation
 from projects.text.health import effective_rank, health, mean_distance, nearest_pairs, recovered
@@ -21,7 +21,7 @@ def module():
 
 
 def results(module, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "NOVELTY_WINDOW", 50)
+    monkeypatch.setattr(made, "NOVELTY_WINDOW", 50)
     (tmp_path / "samples").mkdir()
     found = Evaluation(module.data)
     found.add(rows)

@@ -13,7 +13,9 @@ from packages.text.vocabulary import EOS, PAD, UNK, Vocabulary
 from projects.text.data import TextData
 from projects.text.module import TextDiffusion
 from projects.text.network import Trunk
-from projects.text.sources import Known, Options, Read, opened, told
+from projects.text.options import Options
+from projects.text.read import Known, Read
+from projects.text.sources import opened, told
 from shared.training.batches import Share
 from shared.training.errors import Mistake
 from tests.lines import awake
@@ -127,6 +129,18 @@ def test_e2e_is_padded_words_and_articles_are_joined_pieces(folder, read):
     assert read.vocabulary.words(row[: len(text)]) == text and set(row[len(text) + 1 :]) == {PAD}
     assert row[len(text)] == EOS and not (tales.take("train", np.arange(9)).ids == PAD).any()
     assert "the" in tales.joined(tales.vocabulary.words(tales.take("train", np.array([1])).ids[0]))
+
+
+def test_rows_of_a_parquet_file_are_read_by_the_name_of_their_column(folder):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("datasets")
+    texts = [document.text for document in opened(options(folder)).corpus]
+    parquet.write_table(pyarrow.table({"said": texts}), folder / "rows.parquet")
+    given = {"source": "parquet", "column": "said", "sample_by": "line", "tokenizer": "words"}
+    source = opened(options(folder, "rows.parquet", **given))
+    assert [d.text for d in source.corpus] == texts and source.packing.kind == "eos_pad"
+    with pytest.raises(ValueError, match="has no column 'text'; name one of said"):
+        opened(options(folder, "rows.parquet", **{**given, "column": "text"})).describe()
 
 
 def test_a_line_is_a_sentence_where_it_is_asked_for(folder):
@@ -256,7 +270,7 @@ def test_a_tokenizer_that_is_named_must_be_that_of_the_checkpoint(folder):
 
 
 def test_a_corpus_of_too_many_documents_is_judged_by_its_held_out_side(folder, read, monkeypatch):
-    monkeypatch.setattr("projects.text.sources.REMEMBERED", 3)
+    monkeypatch.setattr("projects.text.read.REMEMBERED", 3)
     many = opened(options(folder))
     assert many.facts.seen is None and {d.group for d in many.held_out} == {d.group for d in read.held_out}
 
