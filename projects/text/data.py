@@ -113,7 +113,7 @@ class TextData(LightningDataModule):
         return sources.told(self.source)
 
     def row(self, text: str) -> Tensor:
-        """Ids [L] of a sentence. ValueError: a word that is unknown, or too many of them."""
+        """Ids [L] of a sentence. Mistake: a word that is unknown, or too many of them."""
         return torch.tensor(self.source.row(text))
 
     def valid(self, seeds: Sequence[int]) -> Tensor | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from packages.text.documents import HELD_OUT
 from packages.text.vocabulary import EOS, PAD, Vocabulary
+from shared.training.errors import Mistake
 
 
 @dataclass
@@ -62,14 +63,14 @@ def digest(*parts: object) -> str:
 
 
 def known_words(text: str, vocabulary: Vocabulary, name: str) -> str:
-    """The text. ValueError: a word that is not in the vocabulary, which is called `name`."""
+    """The text. Mistake: a word that is not in the vocabulary, which is called `name`."""
     if unknown := vocabulary.unknown(text):
-        raise ValueError(f"the word {unknown[0]!r} is not in the {name}; leave it out or spell it so")
+        raise Mistake(f"The word {unknown[0]!r} is not in the {name}; leave it out or spell it so.")
     return text
 
 
 def padded(ids: Sequence[int], length: int, text: str) -> list[int]:
-    """A row of the ids of a text: EOS, then PAD. ValueError: too many."""
+    """A row of the ids of a text: EOS, then PAD. Mistake: too many."""
     if len(ids) >= length:
-        raise ValueError(f"{text!r} has {len(ids)} words, a row holds {length - 1} and EOS; shorten it")
+        raise Mistake(f"{text!r} has {len(ids)} words, a row holds {length - 1} and EOS; shorten it.")
     return [*ids, EOS] + [PAD] * (length - len(ids) - 1)

@@ -10,6 +10,7 @@ from packages.text.vocabulary import EOS, PAD
 from projects.text.data import TextData
 from projects.text.made import BLOCK, STREAMS
 from shared.training.batches import Share
+from shared.training.errors import Mistake
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_shares_of_ids_are_those_of_the_rows(data):
 def test_a_sentence_of_words_becomes_a_row_or_is_refused_by_name(data):
     made = data.grammar.sample(0, 3).words
     assert data.row(" ".join(made)).tolist() == data.source.take("train", np.array([3])).ids[0].tolist()
-    with pytest.raises(ValueError, match="the word 'quark' is not in the lexicon of micro"):
+    with pytest.raises(Mistake, match="The word 'quark' is not in the lexicon of micro"):
         data.row("the quark sleeps .")
-    with pytest.raises(ValueError, match="has 16 words, a row holds 15 and EOS"):
+    with pytest.raises(Mistake, match="has 16 words, a row holds 15 and EOS"):
         data.row("the " * 16)

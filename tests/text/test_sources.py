@@ -299,7 +299,7 @@ def test_rows_of_the_grammar_are_padded():
 
 def test_a_sentence_of_words_becomes_a_row(folder, read):
     assert read.row("Aromi serves")[2:4] == [EOS, PAD]
-    with pytest.raises(ValueError, match="the word 'quark' is not in the vocabulary"):
+    with pytest.raises(Mistake, match="The word 'quark' is not in the vocabulary"):
         read.row("quark")
     tales = opened(options(folder, "tales.txt"))
     assert PAD not in tales.row("the fox") and tales.row("the fox").count(EOS) > 1
