@@ -1,9 +1,10 @@
 import sys
 
-from projects.text.commands import DenoiseOptions, StatisticsOptions, calibrate, denoise, schedules, spelled, statistics
+from projects.text.commands import DenoiseOptions, calibrate, denoise, schedules, spelled
 from projects.text.data import TextData
 from projects.text.module import TextDiffusion
 from projects.text.sampling import Sampling
+from projects.text.statistics import StatisticsOptions, statistics
 from shared.training import cli
 from shared.training.verbs import Verb
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from packages.text import token_report, token_statistics
-from packages.text.grammar import Grammar
-from packages.text.table import Floors, Value
 from projects.text import calibration
 from projects.text.pictures import SHOWN, Moments
 from projects.text.resolution import BayesDecoder
 from projects.text.sampling import Walk
-from shared.training import layout
 from shared.training.errors import Mistake
 
 CALLED = {
@@ -60,55 +52,6 @@ def schedules(cli: Any) -> None:
 
 
 @dataclass
-class StatisticsOptions:
-    """count: sentences of each sampler that a grammar's metrics are measured on. out: where the files go (None: the
-    samples/ of a run, else runs/text/statistics/<name>).
-    """
-
-    count: int = 2000
-    out: str | None = None
-
-
-def statistics(cli: Any) -> None:
-    """lengths, tokens, entropies and budget of a text; of a grammar, its exact figures and all metrics of the floors"""
-    source, options = cli.model.data.source, cli.options.statistics
-    if source.grammar is not None:
-        print("\n".join([*exact(source.grammar), "", *layout.plain(*floors(source.floors(options.count)))]))
-        return
-    texts = (document.text for document in source.corpus)
-    found = token_statistics.statistics(texts, source.vocabulary, source.length, cli.plan.parameters)
-    run, name = cli.layers.run, re.sub(r"\W+", "-", source.corpus.name)
-    folder = Path(options.out) if options.out else run.samples if run else Path("runs/text/statistics", name)
-    print("\n" + token_report.as_markdown(found))
-    print(f"written     {', '.join(map(str, token_report.write(found, folder)))}")
-
-
-def exact(grammar: Grammar) -> Iterator[str]:
-    """What a grammar knows of itself."""
-    entropy, lengths = grammar.entropy(), grammar.length_distribution()
-    mean = float(lengths @ np.arange(len(lengths)))
-    unigram = grammar.unigram()
-    alone = -float(unigram[unigram > 0] @ np.log(unigram[unigram > 0]))
-    yield f"words       {len(grammar.words)}, sentences of {lengths.nonzero()[0][0]} to {grammar.max_words}, {mean:.2f}"
-    yield f"entropy     {entropy.per_sentence:.3f} nats per sentence, {entropy.per_token:.4f} per word or EOS, exact"
-    yield f"            {alone:.4f} of a word alone; perplexity {math.exp(entropy.per_token):.3f}"
-
-
-def floors(found: Floors) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) of all metrics of the samplers that learn nothing."""
-    rows = [
-        [name, *(said(each.get(name)) for each in found.values()), unit, f"{n:,} {of}"]
-        for name, (value, n, unit, of) in found["true"].items()
-        if not math.isnan(value)
-    ]
-    return ["metric", *found, "unit", "n (true)"], rows
-
-
-def said(value: Value | None) -> str:
-    return "-" if value is None or math.isnan(value.value) else f"{value.value:.4f}"
-
-
-@dataclass
 class DenoiseOptions:
     """text: a sentence that is corrupted to time `start`, where the walk begins; without it the walk is from noise.
 
@@ -134,9 +77,9 @@ def denoise(cli: Any) -> None:
     with cli.drawing():
         through = moments.through if options.text is None else begun(module, options, moments)
         drawn = module.walked(list(range(options.walks)), through=through)
-    last = module.words(drawn.ids[:1])[0]
+    said = module.words(drawn.ids[:1])[0]
     print("\n".join(moments.table(options.shown)))
-    print(f"in the end: {module.spoken(last)}")
+    print(f"in the end: {module.spoken(said)}")
     score, radius = float(drawn.score[0].sum()), module.network.rows.radius
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 

@@ -24,6 +24,7 @@ class Made:
 
     estimated, whole, padding = False, True, "behind EOS, modelled and counted"
     joined = staticmethod(" ".join)
+    tokens_per_word = 1.0
 
     def __init__(self, options: Options):
         if options.packing not in (None, "eos_pad"):

@@ -225,7 +225,15 @@ class Read:
     @property
     def judged(self) -> str:
         """What evaluations look at."""
-        return f"{self.windows('test')}"
+        return f"{self.windows('test')}; {self.tokens_per_word:.3f} tokens per word"
+
+    @cached_property
+    def tokens_per_word(self) -> float:
+        """Of the held-out text, ends of documents among both: nats per token times this are nats per word, whatever the
+        vocabulary."""
+        ends = self.packing.kind != "none"
+        words = sum(len(document.text.split()) + ends for document in self.held_out)
+        return len(self.windows("test").tokens) / words
 
     def _sentences(self, stream: str) -> list[Words]:
         """As words, from all over a stream; the same that `sentence` sees in drawn rows."""

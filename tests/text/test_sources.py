@@ -131,6 +131,14 @@ def test_e2e_is_padded_words_and_articles_are_joined_pieces(folder, read):
     assert "the" in tales.joined(tales.vocabulary.words(tales.take("train", np.array([1])).ids[0]))
 
 
+def test_pieces_are_counted_by_the_words_they_make(folder, read):
+    tales = opened(options(folder, "tales.txt"))
+    words = sum(len(document.text.split()) + 1 for document in tales.held_out)
+    pieces = sum(len(tales.vocabulary.encode(document.text)) + 1 for document in tales.held_out)
+    assert tales.tokens_per_word == pytest.approx(pieces / words) and pieces > words
+    assert read.tokens_per_word == opened(options(folder, packing="none")).tokens_per_word == 1
+
+
 def test_rows_of_a_parquet_file_are_read_by_the_name_of_their_column(folder):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pytest.importorskip("datasets")
