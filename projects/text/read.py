@@ -72,15 +72,19 @@ class Read:
     # --- what trains, what is held out, by which vocabulary
 
     @cached_property
+    def _sides(self) -> tuple[Corpus, Corpus]:
+        return split(self.corpus, self.options.held_out_share)
+
+    @property
     def training(self) -> Corpus:
-        return split(self.corpus, self.options.held_out_share)[0]
+        return self._sides[0]
 
     @cached_property
     def held_out(self) -> Corpus:
         """What did not train."""
         seen = self.facts.seen
         if seen is None:
-            return split(self.corpus, self.options.held_out_share)[1]
+            return self._sides[1]
         found = unseen(self.corpus, frozenset(seen))
         if not found.facts.documents:
             raise ValueError(
@@ -217,10 +221,12 @@ class Read:
 
     @property
     def _parting(self) -> str:
+        side = self.corpus if self._foreign else self._sides[1]
+        left = side.facts.documents - self.held_out.facts.documents
         if self._foreign:
-            left = self.corpus.facts.documents - self.held_out.facts.documents
             return f"{left:,} documents trained CKPT and are left out" if left else "nothing trained CKPT"
-        return f"{self.options.held_out_share:.0%} are held out"
+        share = f"{self.options.held_out_share:.0%} are held out"
+        return f"{share}, without {left:,} documents whose text trains" if left else share
 
     @property
     def judged(self) -> str:

@@ -110,6 +110,16 @@ def test_vocabulary_entropy_and_shares_know_the_training_part_alone(folder, read
     assert other.sha256 == read.sha256 and UNK in other.take("test", np.arange(2)).ids
 
 
+def test_a_held_out_text_that_trains_under_another_group_is_left_out_and_counted(folder, read):
+    training, held_out = next(iter(read.training)).text, next(iter(read.held_out))
+    twice = folder / "twice.txt"
+    fields = next(line for line in (folder / "e2e.txt").read_text().splitlines() if held_out.text in line)
+    twice.write_text((folder / "e2e.txt").read_text() + f"{fields.partition('||')[0]}||{training}\n")
+    source = opened(options(folder, "twice.txt"))
+    assert {d.text for d in source.held_out} == {d.text for d in read.held_out}
+    assert "without 1 documents whose text trains" in source.describe()["source"]
+
+
 # --- how it lies in rows
 
 
