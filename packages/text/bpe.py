@@ -61,18 +61,27 @@ class Bpe:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """path: a tokenizer.json or its folder. ValueError: no such thing."""
+    def parsed(cls, content: str) -> Self:
         from tokenizers import Tokenizer
 
+        return cls(Tokenizer.from_str(content))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """path: a tokenizer.json or its folder. ValueError: no such thing."""
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
         try:
-            return cls(Tokenizer.from_str(file.read_text("utf-8")))
+            return cls.parsed(file.read_text("utf-8"))
         except Exception as error:  # the library raises bare Exceptions
             raise ValueError(f"{file} is no tokenizer ({error}); give a {FILE}, or a folder that holds one") from error
 
+    @property
+    def content(self) -> str:
+        """What `save` writes and `parsed` reads."""
+        return self._tokenizer.to_str()
+
     def save(self, path: Path | str) -> Path:
-        return put(Path(path), self._tokenizer.to_str().encode())
+        return put(Path(path), self.content.encode())
 
     def __reduce__(self) -> tuple:
         return type(self), (self._tokenizer,)
@@ -83,7 +92,7 @@ class Bpe:
     @property
     def sha256(self) -> str:
         """Of the pieces, merges and settings; a checkpoint stores it."""
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
     def encode(self, text: str | Sequence[str]) -> list[int]:
         """Ids of the pieces of a text, or of words joined by spaces. Nothing is put in, nothing is cut off."""
@@ -107,6 +116,11 @@ class Bpe:
 
     def _piece(self, id: int) -> str:
         return self._tokenizer.id_to_token(id - self._shift) or f"[{id}]"
+
+    def joined(self, pieces: Sequence[str]) -> str:
+        """The text of pieces as `words` gives them, specials shown."""
+        runs = groupby(pieces, SPECIALS.__contains__)
+        return "".join("".join(run) if special else self._tokenizer.decoder.decode(list(run)) for special, run in runs)
 
     def decode(self, ids: Iterable[int], clean: bool = False) -> str:
         """The text of ids. clean: leave the specials out, which are shown otherwise."""

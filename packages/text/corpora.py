@@ -8,6 +8,7 @@ windows. `datasets` is imported for parquet and hub alone; nothing reaches the n
 """
 
 import itertools
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -130,6 +131,7 @@ def _opened(source: Source) -> Any:
     if source.source == "parquet":
         found = [str(file) for file in files(source.path or "", SUFFIX["parquet"])]
         return datasets.load_dataset("parquet", data_files=found, split="train", streaming=True)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every attempt; the last one is told below
     try:
         return datasets.load_dataset(
             source.dataset_name, source.dataset_config, split=source.dataset_split, streaming=source.streaming

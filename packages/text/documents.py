@@ -78,7 +78,7 @@ def split(corpus: Corpus, held_out: float = HELD_OUT) -> tuple[Corpus, Corpus]:
     if empty:
         raise ValueError(
             f"{empty[0].name} is empty: {corpus.name} has {corpus.facts.groups} groups (articles, field sets, "
-            "paragraphs or files), which no split cuts; give a larger corpus, or each side files of its own"
+            "paragraphs or files), which no split cuts; give a larger corpus, or smaller documents (sample_by)"
         )
     return training, validation
 
@@ -96,15 +96,19 @@ def _kept(corpus: Corpus, share: float, out: bool) -> Iterator[Document]:
     return (document for document in corpus if is_held_out(document.group, share) == out)
 
 
-def unseen(corpus: Corpus, seen: Corpus) -> Corpus:
-    """The documents of `corpus` whose very text is not in `seen`; groups are apart, yet two may share a text."""
-    identity = corpus.identity and f"{corpus.identity} without {seen.sha256}"
+def keys(corpus: Corpus) -> frozenset[str]:
+    """What tells a document that was seen: the keys of all groups and of all texts."""
+    return frozenset(each for document in corpus for each in (document.group, key(document.text)))
+
+
+def unseen(corpus: Corpus, seen: frozenset[str]) -> Corpus:
+    """The documents whose group and whose very text are not among `seen`: two groups may share a text."""
+    identity = corpus.identity and f"{corpus.identity} without {key(*sorted(seen))}"
     return Corpus(f"{corpus.name}:unseen", partial(_unseen, corpus, seen), identity)
 
 
-def _unseen(corpus: Corpus, seen: Corpus) -> Iterator[Document]:
-    known = {key(document.text) for document in seen}
-    return (document for document in corpus if key(document.text) not in known)
+def _unseen(corpus: Corpus, seen: frozenset[str]) -> Iterator[Document]:
+    return (document for document in corpus if not seen & {document.group, key(document.text)})
 
 
 def files(path: str, suffix: str) -> list[Path]:

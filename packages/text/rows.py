@@ -14,7 +14,7 @@ from packages.text.vocabulary import SPECIALS
 
 T = TypeVar("T")
 Words = Sequence[str]
-PAD, EOS = SPECIALS[0], SPECIALS[3]
+PAD, BOS, EOS = SPECIALS[0], SPECIALS[2], SPECIALS[3]
 
 
 def sentence(row: Words) -> Words:

@@ -27,6 +27,9 @@ class Tokens(Protocol):
     def encode_all(self, texts: Iterable[str]) -> Iterator[list[int]]: ...
     def decode(self, ids: Iterable[int], clean: bool = False) -> str: ...
     def words(self, ids: Iterable[int]) -> list[str]: ...
+    def joined(self, pieces: Sequence[str]) -> str: ...
+    @property
+    def content(self) -> str: ...
     def save(self, path: Path | str) -> Path: ...
 
 
@@ -76,18 +79,31 @@ class Vocabulary:
         """The word of each id; specials by name. ValueError: an id beyond the vocabulary."""
         return [self._words[id] for id in inside(ids, len(self))]
 
+    def joined(self, pieces: Sequence[str]) -> str:
+        """The text of words as `words` gives them, specials shown."""
+        return " ".join(pieces)
+
     def decode(self, ids: Iterable[int], clean: bool = False) -> str:
         """The text of ids. clean: leave the specials out, which are shown otherwise."""
-        return " ".join(self.words(without_specials(ids) if clean else ids))
+        return self.joined(self.words(without_specials(ids) if clean else ids))
+
+    @property
+    def content(self) -> str:
+        """What `save` writes and `parsed` reads."""
+        return json.dumps({"words": self._words[len(SPECIALS) :]}, ensure_ascii=False)
 
     def save(self, path: Path | str) -> Path:
-        return put(Path(path), json.dumps({"words": self._words[len(SPECIALS) :]}, ensure_ascii=False).encode())
+        return put(Path(path), self.content.encode())
+
+    @classmethod
+    def parsed(cls, content: str) -> Self:
+        return cls(json.loads(content)["words"])
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """ValueError: a file that is no vocabulary of words."""
         try:
-            return cls(json.loads(Path(path).read_text("utf-8"))["words"])
+            return cls.parsed(Path(path).read_text("utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path} is no vocabulary of words; wanted JSON {{"words": [...]}} as `save` writes'

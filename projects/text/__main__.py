@@ -5,6 +5,7 @@ from projects.text.data import TextData
 from projects.text.goals import GoalsOptions, goals
 from projects.text.module import TextDiffusion
 from projects.text.sampling import Sampling
+from projects.text.statistics import StatisticsOptions, statistics
 from shared.training import cli
 from shared.training.verbs import Verb
 
@@ -14,5 +15,6 @@ if __name__ == "__main__":
         "denoise": Verb(denoise, DenoiseOptions),
         "goals": Verb(goals, GoalsOptions),
         "schedules": Verb(schedules),
+        "statistics": Verb(statistics, StatisticsOptions),
     }
     cli.main(TextDiffusion, TextData, spelled(sys.argv[1:]), verbs=verbs, groups={"sampling": Sampling})

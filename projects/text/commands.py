@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projects.text import calibration
-from projects.text.pictures import SHOWN, Moments, spoken
+from projects.text.pictures import SHOWN, Moments
 from projects.text.resolution import BayesDecoder
 from projects.text.sampling import Walk
 from shared.processes import Gaussian
@@ -27,7 +27,7 @@ OF_A_VERB = {
     "goals": {"--vs": "--goals.vs", "--num-samples": "--goals.samples"},
 }
 LAYERS = ["--config=configs/text/base.yaml", "--config=configs/text/nano.yaml"]
-WITHOUT_A_RUN = ("calibrate", "schedules")  # these need data and sizes only
+WITHOUT_A_RUN = ("calibrate", "schedules", "statistics")  # these need data and sizes only
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
@@ -49,7 +49,7 @@ def calibrate(cli: Any) -> None:
     """R^2, entropy, SNR*, where the warp stands and how much of t lies in the window; calibration.json of a run"""
     data, rows = cli.model.data, cli.model.network.rows
     folder = cli.layers.run and cli.layers.run.folder
-    calibration.calibrate(data.entropy, len(data.vocabulary), rows.radius**2, folder)
+    calibration.calibrate(data.entropy, len(data.vocabulary), rows.radius**2, folder, data.source.estimated)
 
 
 def schedules(cli: Any) -> None:
@@ -89,7 +89,7 @@ def denoise(cli: Any) -> None:
         drawn = module.walked(list(range(options.walks)), through=through)
     said = module.words(drawn.ids[:1])[0]
     print("\n".join(moments.table(options.shown)))
-    print(f"in the end: {spoken(said)}")
+    print(f"in the end: {module.spoken(said)}")
     score, radius = float(drawn.score[0].sum()), module.network.rows.radius
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 

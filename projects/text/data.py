@@ -1,14 +1,15 @@
-"""Sentences as batches of ids: where they come from, how they are laid into rows of one length, which of them train.
+"""Sentences as batches of ids: whose turn it is, on which rank. What they come from is `sources.py`.
 
-The grammar (`packages/text`) is the default source: its training sentences are one endless stream, each made by its
-number where it is needed, and nothing is kept or shuffled. Validation and test are streams of their own.
+Training is by number, so a run restarts anywhere: the grammar's stream is endless and never repeats, a corpus is
+shuffled anew in every pass. Validation and test are other sentences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,15 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from packages.text.grammar import Grammar
-from packages.text.vocabulary import EOS, PAD, Vocabulary
+from packages.text.vocabulary import Tokens
+from projects.text import sources
+from projects.text.made import ENDLESS, Made
+from projects.text.options import Options
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader, placed
-from shared.training.errors import Mistake
 from shared.training.randomness import Randomness
 
-STREAMS = {"train": 0, "val": 1, "test": 2}  # seeds of the world, not of the run: every run sees the same sentences
-ENDLESS = 2**48  # sentences of a stream
-BLOCK = 4096  # sentences made at once
-AT_ONCE = 256  # sentences of one step of an evaluation
+AT_ONCE, LOGITS = 256, 2**27  # sentences of one step of an evaluation, and numbers of all their logits, at most
 
 
 @dataclass
@@ -59,72 +59,82 @@ class Sentences(Batch):
 class TextData(LightningDataModule):
     """The line `text`.
 
-    level: of the grammar, micro, small or long. length: tokens of a row (None: what the longest sentence needs, up to a
-    multiple of 16). batch_size: sentences per update, all ranks. held_out: sentences of a validation and of a test.
+    batch_size: rows per update, all ranks. held_out: rows of a validation, sentences drawn in a test. The rest says
+    what the text is.
     """
 
     randomness = Randomness()
 
     def __init__(
-        self,
-        source: Literal["grammar"] = "grammar",
-        level: Literal["micro", "small", "long"] = "small",
-        length: int | None = None,
-        batch_size: int = 96,
-        micro_batch: int | Literal["auto"] = "auto",
-        held_out: int = 1000,
+        self, batch_size: int = 96, micro_batch: int | Literal["auto"] = "auto", held_out: int = 1000, **text: Any
     ):
         super().__init__()
-        self.source, self.level, self.asked_length = source, level, length
         self.batch_size, self.micro_batch, self.held_out = batch_size, micro_batch, held_out
-        self._blocks = lru_cache(maxsize=4)(self._made)
+        self.options = Options(**text)
+        self._checkpoint: tuple[Mapping[str, Any] | None, bool] = None, False
+
+    def adopt(self, checkpoint: Mapping[str, Any] | None, base: bool = False) -> None:
+        """Read with the vocabulary of a checkpoint, which is evaluated, or, base, trained further on this text."""
+        self._checkpoint = checkpoint, base
+        vars(self).pop("source", None)
+        _ = self.source  # refused here
 
     @cached_property
-    def grammar(self) -> Grammar:
-        return Grammar(self.level)
+    def source(self) -> sources.Source:
+        return sources.opened(self.options, *self._checkpoint)
 
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.grammar.words)
+    @property
+    def grammar(self) -> Grammar | None:
+        """None: real text."""
+        return self.source.grammar
 
-    @cached_property
+    @property
+    def vocabulary(self) -> Tokens:
+        return self.source.vocabulary
+
+    @property
     def length(self) -> int:
         """Tokens of a row."""
-        needed = self.grammar.max_words + 1
-        length = self.asked_length or -(-needed // 16) * 16
-        if length < needed:
-            raise ValueError(
-                f"data.length is {length}, but sentences of {self.level} have up to {needed - 1} words and EOS; give"
-                f" {needed} or more"
-            )
-        return length
+        return self.source.length
 
     @property
     def entropy(self) -> float:
-        """Nats per token, EOS among them."""
-        return self.grammar.entropy().per_token
+        """Nats per token, EOS among them: exact for the grammar, else estimated from the training text."""
+        return self.source.entropy
+
+    @property
+    def at_once(self) -> int:
+        """Sentences of one step of an evaluation."""
+        return max(1, min(AT_ONCE, LOGITS // (self.length * len(self.vocabulary))))
 
     def shares(self) -> np.ndarray:
-        """[V] expected share of every id among the positions of a row, exact."""
-        grammar, found = self.grammar, np.zeros(len(self.vocabulary))
-        lengths = grammar.length_distribution()
-        tokens = float(lengths @ np.arange(len(lengths))) + 1
-        found[[*self.vocabulary.encode(grammar.words), EOS]] = grammar.unigram() * tokens / self.length
-        found[PAD] = 1 - tokens / self.length
-        return found
+        """[V] expected share of every id among the positions of a row."""
+        return self.source.shares()
 
     def describe(self) -> dict[str, str]:
-        grammar = self.grammar
-        return {
-            "source": f"grammar {self.level}, made in memory, {len(self.vocabulary)} ids",
-            "sentences": f"up to {grammar.max_words} words in rows of {self.length}, padding modelled",
-            "entropy": f"{self.entropy:.4f} nats per word or EOS, exact",
-            "vocabulary": self.vocabulary.sha256[:16],
-        }
+        return self.source.describe()
+
+    def told(self) -> dict[str, Any]:
+        """What a checkpoint says of its text."""
+        return sources.told(self.source)
+
+    def row(self, text: str) -> Tensor:
+        """Ids [L] of a sentence. Mistake: a word that is unknown, or too many of them."""
+        return torch.tensor(self.source.row(text))
+
+    def valid(self, seeds: Sequence[int]) -> Tensor | None:
+        """bool [n, L] of sentences to be drawn; None where a row says itself where its sentence ends."""
+        source = self.source
+        if isinstance(source, Made) or source.whole:
+            return None
+        return torch.arange(self.length) < torch.from_numpy(source.lengths(seeds))[:, None]
 
     def train_dataloader(self) -> ResidentBatches:
-        place = placed(self.trainer)
-        order = StatelessBatches(ENDLESS, seed=self.randomness.seed, batch_size=self.batch_size, shuffle=False, **place)
+        size = self.source.size()
+        order = StatelessBatches(
+            size, seed=self.randomness.seed, batch_size=self.batch_size, lengths=self.source.units(),
+            shuffle=size < ENDLESS, **placed(self.trainer),
+        )  # fmt: skip
         return ResidentBatches(order, partial(self.sentences, "train"))
 
     def val_dataloader(self) -> DataLoader:
@@ -134,42 +144,16 @@ class TextData(LightningDataModule):
         return self._shards("test")
 
     def _shards(self, stream: str) -> DataLoader:
-        """This rank's part of the first `held_out` sentences."""
-        mine = np.asarray(evaluation_shards(self.held_out, self.trainer.global_rank, self.trainer.world_size))
-        shares = [Share.of(mine[first : first + AT_ONCE]) for first in range(0, len(mine), AT_ONCE)]
+        """This rank's part of a stream."""
+        index = self.source.evaluated(stream, self.held_out)
+        mine = index[evaluation_shards(len(index), self.trainer.global_rank, self.trainer.world_size)]
+        shares = [Share.of(mine[first : first + self.at_once]) for first in range(0, len(mine), self.at_once)]
         return loader(shares, partial(self.sentences, stream))  # type: ignore[arg-type]
 
     def sentences(self, stream: str, share: Share) -> Sentences:
         """The sentences of a share, each by its number."""
-        ids = torch.from_numpy(self.rows(STREAMS[stream], share.index))
-        everywhere = torch.ones_like(ids, dtype=torch.bool)
-        share = replace(share, global_units=share.global_samples * self.length)
-        return Sentences(share, ids.numel(), ids, everywhere, ~everywhere, torch.from_numpy(share.index))
-
-    def row(self, text: str) -> Tensor:
-        """Ids [L] of a sentence. Mistake: a word that is unknown, or too many of them."""
-        if unknown := self.vocabulary.unknown(text):
-            raise Mistake(
-                f"The word {unknown[0]!r} is not in the lexicon of {self.level}; leave it out or spell it so."
-            )
-        ids = [*self.vocabulary.encode(text), EOS]
-        if len(ids) > self.length:
-            raise Mistake(f"{text!r} has {len(ids) - 1} words, a row holds {self.length - 1} and EOS; shorten it.")
-        return torch.tensor(ids + [PAD] * (self.length - len(ids)))
-
-    def rows(self, seed: int, index: np.ndarray) -> np.ndarray:
-        """Sentences of a stream as int64 [n, L]: words, EOS, PAD."""
-        number, place = np.divmod(index, BLOCK)
-        table = np.empty((len(index), self.length), np.int64)
-        for n in np.unique(number).tolist():
-            table[number == n] = self._blocks(seed, n)[place[number == n]]
-        return table
-
-    def _made(self, seed: int, number: int) -> np.ndarray:
-        """A block of a stream: [BLOCK, L]. Many sentences at once cost a tenth of one batch after the other."""
-        words = self.grammar.ids(seed, np.arange(number * BLOCK, (number + 1) * BLOCK))
-        named = np.array([*self.vocabulary.encode(self.grammar.words), PAD])
-        table = np.full((BLOCK, self.length), PAD, np.int64)
-        table[:, : words.shape[1]] = named[words]
-        table[np.arange(BLOCK), (words < len(self.grammar.words)).sum(1)] = EOS
-        return table
+        ids, valid = (torch.from_numpy(part) for part in self.source.take(stream, share.index))
+        tokens, whole = int(valid.sum()), self.source.whole
+        if whole or stream != "train":
+            share = replace(share, global_units=share.global_samples * self.length if whole else tokens)
+        return Sentences(share, tokens, ids, valid, torch.zeros_like(valid), torch.from_numpy(share.index), full=whole)

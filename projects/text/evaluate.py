@@ -7,15 +7,16 @@ how they were drawn.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
 
-from packages.text.rows import Words, fingerprints, sentence
-from packages.text.table import Row, cells, table
-from projects.text.data import STREAMS, TextData
+from packages.text.rows import Words, sentence
+from packages.text.table import Row, beside, cells, measure
+from projects.text.data import TextData
 from projects.text.health import health
 from projects.text.likelihood import NLLBound
 from projects.text.pictures import draw_lengths, draw_ngrams, spoken
@@ -25,7 +26,6 @@ from shared.training import layout
 from shared.training.logs import of_every_rank
 from shared.training.report import Metric, Results, interval
 
-NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 SHOWN = 24  # sentences in the report
 CASES = 100  # of a dependency at a distance, for its rate to count
 
@@ -45,53 +45,66 @@ STANDING = {  # metric: what its name ends in when it is set beside that of the 
 
 
 class Evaluation:
-    """Gathers drawn sentences over steps and ranks, and measures them."""
+    """Gathers drawn sentences and losses of held-out ones over steps and ranks, and measures them."""
 
     def __init__(self, data: TextData, bound: NLLBound):
-        self.data, self.bound, self.drawn = data, bound, list[Words]()
+        self.data, self.bound, self.drawn, self.losses = data, bound, list[Words](), list[float]()
 
     def add(self, rows: list[list[str]]) -> None:
         self.drawn += rows
 
     def gather(self, trainer: Trainer) -> None:
         self.drawn = [row for rows in of_every_rank(trainer, self.drawn) for row in rows]
+        self.losses = [loss for losses in of_every_rank(trainer, self.losses) for loss in losses]
         self.bound.gather(trainer)
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
-        grammar, sentences = self.data.grammar, [sentence(row) for row in self.drawn]
-        found = {row.name: row for row in table(self.drawn, grammar, seen(self.data))}
-        parses = [float(grammar.parse(each) is not None) for each in sentences]
-        pictures = {"lengths.png": draw_lengths, "ngrams.png": draw_ngrams}
+        data, metrics = self.data, self.data.source.metrics()
+        found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
+        sentences = [sentence(row) for row in self.drawn]
+        parses = [float(data.grammar.parse(each) is not None) for each in sentences] if data.grammar else []
+        drawn = [metric(row, parses) for row in found.values() if top(row)]
         return Results(
             "; ".join([headline(found, len(sentences)), *self.bound.said()]),
-            [*self.bound.metrics(), *(metric(row, parses) for row in found.values() if top(row)), *standing(found)],
+            [*self.bound.metrics(), *drawn, *standing(found), *held_out(self.losses)],
             [
-                ("Samples, unselected", shown(self.drawn)),
-                ("Agreement by distance", by_distance(found)),
-                ("The table of rows", health(rows, self.data.vocabulary, sentences)),
+                ("Samples, unselected", shown(self.drawn, data.source.joined)),
+                *([("Agreement by distance", by_distance(found))] if data.grammar else []),
+                ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            [draw(sentences, grammar, folder / "samples" / name) for name, draw in pictures.items()],
-            {"walk": f"{options.kind}, {options.steps} steps", "tokens": "padding behind EOS is modelled and counted"},
+            pictures(metrics, folder / "samples"),
+            {
+                "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
+                "walk": f"{options.kind}, {options.steps} steps",
+                "padding": data.source.padding,
+            },
         )
-
-
-def seen(data: TextData) -> np.ndarray:
-    """Fingerprints of the training sentences that a novel one is not among."""
-    return fingerprints(each.words for each in data.grammar.samples(STREAMS["train"], range(NOVELTY_WINDOW)))
 
 
 def standing(table: Mapping[str, Row]) -> list[Metric]:
     """What goals count: metrics as they stand to the true sampler's, and the worst of agreement."""
     found = []
-    for name, (end, beside) in STANDING.items():
+    for name, (end, to) in STANDING.items():
         if name in table and (true := table[name].floors.get("true")):
             row = table[name]
-            floors = {floor: beside(value, true) for floor, value in row.floors.items()}
-            found.append(Metric(f"{name}_{end}", beside(row.value, true), row.n, floors=floors))
+            floors = {floor: to(value, true) for floor, value in row.floors.items()}
+            found.append(Metric(f"{name}_{end}", to(row.value, true), row.n, floors=floors))
     often = [row for row in table.values() if row.name.startswith("agreement/") and not top(row) and row.n >= CASES]
     worst = min(often, key=lambda row: row.value, default=None)
     return [*found, *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else [])]
+
+
+def pictures(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Of metrics that have seen what was drawn."""
+    ngrams = {name: metrics[f"{name}_kl"] for name in ("unigram", "bigram")}
+    lengths = [draw_lengths(metrics["length_tv"], folder / "lengths.png")] if "length_tv" in metrics else []
+    return [*lengths, draw_ngrams(ngrams, folder / "ngrams.png")]
+
+
+def held_out(losses: list[float]) -> list[Metric]:
+    """Cross-entropy where training looks, on fixed paths of held-out sentences, nats per token; no likelihood."""
+    return [Metric("cross_entropy", float(np.mean(losses)), len(losses), *interval(losses))] if losses else []
 
 
 def metric(row: Row, parses: list[float]) -> Metric:
@@ -107,14 +120,15 @@ def top(row: Row) -> bool:
 
 def headline(table: Mapping[str, Row], count: int) -> str:
     """Parse rate, and what is left of the divergences when the true sampler's are taken off."""
-    excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv")}
+    excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv") if name in table}
     said = ", ".join(f"{name.replace('_', ' ')} {value:+.3f}" for name, value in excess.items())
-    return f"{table['parse'].value:.1%} of {count:,} sentences parse; over the true sampler: {said}"
+    parsed = f"{table['parse'].value:.1%} of {count:,} sentences parse" if "parse" in table else f"{count:,} sentences"
+    return f"{parsed}; over the true sampler: {said}"
 
 
-def shown(rows: list[Words]) -> str:
+def shown(rows: list[Words], joined: Callable[[Words], str]) -> str:
     """The first sentences as a list in markdown."""
-    return "\n".join(f"- {spoken(row)}" for row in rows[:SHOWN])
+    return "\n".join(f"- {spoken(row, joined)}" for row in rows[:SHOWN])
 
 
 def by_distance(table: Mapping[str, Row]) -> str:

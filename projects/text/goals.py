@@ -19,10 +19,10 @@ import yaml
 
 from packages.text.fluency import ParseRate
 from packages.text.rows import Words
-from packages.text.table import Row, table
+from packages.text.table import Row, beside, measure
 from projects.text import diagnostics
 from projects.text.data import AT_ONCE
-from projects.text.evaluate import seen, standing
+from projects.text.evaluate import standing
 from projects.text.likelihood import Heard, Likelihood, NLLBound
 from projects.text.resolution import BayesDecoder
 from shared.processes import Gaussian
@@ -60,6 +60,10 @@ def goals(cli: Any) -> None:
     options: GoalsOptions = cli.options.goals
     if cli.checkpoint is None:
         raise Mistake("goals measures the weights of a run and none is named; give --run runs/text/<size>/<run>.")
+    if cli.datamodule.grammar is None:
+        raise Mistake(
+            "goals are those of a grammar, and this run learnt real text; its report.md says how likely that is."
+        )
     other = None if options.vs is None else twin(cli, options.vs)
     with cli.drawing():
         mine = {**core(cli.model, options), **more(cli.model, options)}
@@ -67,7 +71,7 @@ def goals(cli: Any) -> None:
     if other is not None:
         with other.drawing():
             beside = core(other.model, options)
-    rows = [judged(goal, mine, beside) for goal in of(cli.datamodule.level)]
+    rows = [judged(goal, mine, beside) for goal in of(cli.datamodule.options.level)]
     print("\n".join(layout.plain(HEAD, rows)))
     folder = cli.run_of_weights().folder
     replace_text(folder / "bench.md", "\n".join(layout.markdown(HEAD, rows)) + "\n")
@@ -112,7 +116,8 @@ def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
 
 def measured(module: TextDiffusion, rows: Sequence[Words]) -> dict[str, Metric]:
     """Every metric of the table by name, and those that goals are counted in."""
-    found: dict[str, Row] = {row.name: row for row in table(rows, module.data.grammar, seen(module.data))}
+    source = module.data.source
+    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), source.floors(len(rows)))}
     plain = [Metric(row.name, row.value, row.n, floors=dict(row.floors)) for row in found.values()]
     return {metric.name: metric for metric in [*plain, *standing(found)]}
 

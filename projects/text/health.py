@@ -20,7 +20,13 @@ from shared.training.randomness import sample_rng
 
 PAIRS = 10  # nearest ones that are named
 COMMON = 10  # words that are named at each end
-DRAWS = 64  # noised copies of every row
+DRAWS = 8192  # noised copies of rows
+LOOKED_AT = 2048  # rows whose pairs are measured
+
+
+def some(rows: Tensor) -> Tensor:
+    """`LOOKED_AT` of the rows at most, from all over: pairs of many thousand rows would fill the memory."""
+    return rows[:: -(-len(rows) // LOOKED_AT)].detach()
 
 
 def distances(rows: Tensor) -> Tensor:
@@ -30,6 +36,7 @@ def distances(rows: Tensor) -> Tensor:
 
 def mean_distance(rows: Tensor) -> Tensor:
     """Mean distance of two rows over that of orthogonal ones of their length; 0 for a collapsed table."""
+    rows = some(rows)
     return distances(rows).mean() / (math.sqrt(2) * rows.detach().norm(dim=-1).mean())
 
 
@@ -43,25 +50,27 @@ def effective_rank(rows: Tensor) -> float:
 @torch.no_grad()
 def recovered(table: Rows) -> float:
     """Share of rows that are the nearest to themselves at SNR 12 ln(V) / R^2, where the bound asks for the token."""
-    rows, (count, _) = table.rows, table.rows.shape
+    rows, count = table.rows, len(table.rows)
     log_snr = torch.tensor(math.log(12 * math.log(count)) - 2 * math.log(table.radius))
     alpha, sigma = scales(log_snr)
-    ids = torch.arange(count, device=rows.device).repeat(DRAWS)
-    noise = torch.randn(len(ids), rows.shape[1], generator=sample_rng(0, "health")).to(rows)
-    return float((table.nearest(alpha * rows[ids] + sigma * noise) == ids).float().mean())
+    ids = torch.randint(count, (DRAWS,), generator=(rng := sample_rng(0, "health")))
+    noise = torch.randn(DRAWS, rows.shape[1], generator=rng).to(rows)
+    nearest = table.nearest(alpha * rows[ids.to(rows.device)] + sigma * noise)
+    return float((nearest.cpu() == ids).float().mean())
 
 
 def nearest_pairs(rows: Tensor, vocabulary: Tokens) -> list[str]:
     """The closest rows by name, with their distance."""
-    apart, pairs = distances(rows), torch.triu_indices(len(rows), len(rows), 1).T
-    closest = apart.argsort()[:PAIRS].tolist()
-    return [f"{' '.join(vocabulary.words(pairs[n].tolist()))} ({float(apart[n]):.2f})" for n in closest]
+    stride = -(-len(rows) // LOOKED_AT)
+    apart, pairs = distances(some(rows)), torch.triu_indices(len(some(rows)), len(some(rows)), 1).T
+    closest = apart.topk(min(PAIRS, len(apart)), largest=False).indices.tolist()
+    return [f"{' '.join(vocabulary.words((stride * pairs[n]).tolist()))} ({float(apart[n]):.2f})" for n in closest]
 
 
 def health(table: Rows, vocabulary: Tokens, drawn: Sequence[Words]) -> str:
     """The section of the report, a table in markdown. drawn: sentences, for the words they use."""
     rows = table.rows.detach()
-    apart, norms = distances(rows), rows.norm(dim=-1)
+    apart, norms = distances(some(rows)), rows.norm(dim=-1)
     square = 2**0.5 * norms.mean()
     used = Counter(word for words in drawn for word in words)
     ranked = [f"{word} {count}" for word, count in used.most_common()]

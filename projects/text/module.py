@@ -6,7 +6,7 @@ The training step asks its objective for a loss and divides by tokens. What surr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,11 +16,12 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 
 from packages.text.rows import sentence
+from packages.text.vocabulary import PAD
 from projects.text import resolution
 from projects.text.autoregressive import Autoregressive
 from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
-from projects.text.data import AT_ONCE, Sentences, TextData
+from projects.text.data import Sentences, TextData
 from projects.text.evaluate import Evaluation
 from projects.text.health import mean_distance
 from projects.text.likelihood import Likelihood, NLLBound
@@ -35,7 +36,6 @@ from shared.networks import flops
 from shared.objectives import share
 from shared.sampling import sample
 from shared.training import optim
-from shared.training.errors import Mistake
 from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Results
@@ -125,13 +125,13 @@ class TextDiffusion(LightningModule):
     # --- what the network is built for
 
     def adopt(self, data: TextData, checkpoint: Mapping[str, Any] | None) -> None:
-        """Vocabulary, length and entropy come from the data; a checkpoint must have been trained on that vocabulary."""
-        said, here = (checkpoint or {}).get("vocabulary"), data.vocabulary.sha256
-        if said and said["sha256"] != here:
-            raise Mistake(
-                f"CKPT was trained on vocabulary {said['sha256'][:12]} of {said['count']} ids, the data has {here[:12]}"
-                f" of {len(data.vocabulary)}; give it the data it was trained on (its run's config names them)."
-            )
+        """Vocabulary, length and entropy come from the data; real text is read with the vocabulary of a checkpoint."""
+        data.adopt(checkpoint)
+        self.data = data
+
+    def extend(self, data: TextData, checkpoint: Mapping[str, Any]) -> None:
+        """Training goes on from a checkpoint, with its vocabulary, on text of its own."""
+        data.adopt(checkpoint, base=True)
         self.data = data
 
     def configure_model(self) -> None:
@@ -149,8 +149,7 @@ class TextDiffusion(LightningModule):
         return -resolution.location(self.data.entropy, self.network.rows.radius**2)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        vocabulary = self.data.vocabulary
-        checkpoint["vocabulary"] = {"sha256": vocabulary.sha256, "count": len(vocabulary)}
+        checkpoint.update(self.data.told())
 
     def configure_callbacks(self) -> list[Callback]:
         return [FromTheStart()]
@@ -217,24 +216,32 @@ class TextDiffusion(LightningModule):
 
     def validation_step(self, batch: Sentences, index: int) -> dict[str, Any]:
         """Cross-entropy on fixed paths, and the share of a few short walks that the grammar derives."""
-        seeds = batch.share.index.tolist()
-        paths = [self.randomness.sample(("noise", seed), self.device) for seed in seeds]
-        losses = self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
-        drawn = self.walked(seeds[:VALIDATION_WALKS], replace(self.sampling, steps=VALIDATION_STEPS))
-        parses = [self.data.grammar.parse(sentence(row)) is not None for row in self.words(drawn.ids)]
-        loss, parse = losses.total / batch.counted.sum(1), torch.tensor(parses).float()
-        values = {"loss": loss, "accuracy": losses.accuracy, "parse": parse}
+        losses = self.on_fixed_paths(batch)
+        values = {"loss": losses.total / batch.counted.sum(1), "accuracy": losses.accuracy}
+        if grammar := self.data.grammar:
+            seeds = batch.share.index.tolist()[:VALIDATION_WALKS]
+            drawn = self.walked(seeds, replace(self.sampling, steps=VALIDATION_STEPS))
+            parses = [grammar.parse(sentence(row)) is not None for row in self.words(drawn.ids)]
+            values["parse"] = torch.tensor(parses).float()
         logs = {name: (value.sum(), torch.tensor(float(len(value)))) for name, value in values.items()}
         return {"logs": {**logs, "row_distance": mean_distance(self.network.rows.rows)}}
 
+    def on_fixed_paths(self, batch: Sentences) -> Losses:
+        """The losses of held-out sentences, the same whenever they are asked for."""
+        paths = [self.randomness.sample(("noise", seed), self.device) for seed in batch.share.index.tolist()]
+        return self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
+
     def on_test_start(self) -> None:
-        self.evaluation = Evaluation(self.data, NLLBound(self.likelihood))
+        self.evaluation = Evaluation(self.data, NLLBound(self.likelihood, self.data.source.tokens_per_word))
 
     def test_step(self, batch: Sentences, index: int) -> None:
-        """A sentence drawn for every number of the test; the first ones of the test are measured."""
+        """Loss and likelihood of held-out rows, and a sentence drawn for the first `held_out` of their numbers."""
         assert self.evaluation is not None
         self.evaluation.bound.add(self, batch)
-        self.evaluation.add(self.words(self.walked(batch.share.index.tolist()).ids))
+        losses = self.on_fixed_paths(batch)
+        self.evaluation.losses += (losses.total / batch.counted.sum(1)).tolist()
+        if seeds := [seed for seed in batch.share.index.tolist() if seed < self.data.held_out]:
+            self.evaluation.add(self.words(self.walked(seeds).ids))
 
     def on_test_epoch_end(self) -> None:
         assert self.evaluation is not None
@@ -255,8 +262,11 @@ class TextDiffusion(LightningModule):
         rng = [self.randomness.sample(seed, self.device) for seed in seeds]
         walk = self.objective.walk(self, options or self.sampling, len(seeds), rng)
         walk = through(walk) if through else walk
+        valid = self.data.valid(seeds)
+        walk.speaker.valid = None if valid is None else valid.to(self.device)
         sample(walk.denoise, walk.step, walk.x, walk.grid)
-        return Drawn(*(part.cpu() for part in walk.speaker.words()))
+        ids, score = (part.cpu() for part in walk.speaker.words())
+        return Drawn(ids, score) if valid is None else Drawn(ids.where(valid, PAD), score * valid)
 
     def told(self) -> Sampling:
         """How sentences are drawn, as the objective takes the options."""
@@ -266,9 +276,14 @@ class TextDiffusion(LightningModule):
         return [self.data.vocabulary.words(row) for row in ids.tolist()]
 
     def sample(self, seeds: list[int]) -> list[Spoken]:
-        drawn = [self.walked(seeds[first : first + AT_ONCE]) for first in range(0, len(seeds), AT_ONCE)]
+        size = self.data.at_once
+        drawn = [self.walked(seeds[first : first + size]) for first in range(0, len(seeds), size)]
         rows = [(text, each.ids[n], each.score[n]) for each in drawn for n, text in enumerate(self.words(each.ids))]
-        return [Spoken(text=spoken(text), data={"ids": ids}, score=score) for text, ids, score in rows]
+        return [Spoken(text=self.spoken(text), data={"ids": ids}, score=score) for text, ids, score in rows]
+
+    def spoken(self, row: Sequence[str]) -> str:
+        """The words of a row as text."""
+        return spoken(row, self.data.source.joined)
 
     def show(self, samples: list[Spoken], folder: Path) -> list[Path]:
         """samples.jsonl: ids, text, log-probability of every token, how they were drawn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from packages.text.fluency import NgramKL
-from packages.text.rows import PAD, Words, sentence
+from packages.text.fluency import LengthTV, NgramKL
+from packages.text.rows import PAD, sentence
 from projects.text.sampling import Sampling, Walk
 from shared.training.logs import WriteLogs
 from shared.training.report import save_figure
@@ -57,20 +57,22 @@ class Spoken(Sample):
     score: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def spoken(row: Sequence[str]) -> str:
-    """A row as text, specials shown; PAD behind the last other word is left out."""
+def spoken(row: Sequence[str], joined: Callable[[Sequence[str]], str] = " ".join) -> str:
+    """A row as one line of text, specials shown; PAD behind the last other word is left out."""
     end = max((place for place, word in enumerate(row, 1) if word != PAD), default=0)
-    return " ".join(row[:end])
+    return joined(row[:end]).replace("\n", "\\n")
 
 
-def summary(rows: list[list[str]], grammar: Any) -> str:
-    """How many parse, how many differ, entropy of the words in nats, share of the commonest."""
+def summary(rows: list[list[str]], grammar: Any = None) -> str:
+    """How many parse, if a grammar says so, how many differ, entropy of the words in nats, share of the commonest."""
     sentences = [sentence(row) for row in rows]
     words = Counter(word for each in sentences for word in each) or Counter([PAD])
     share = np.array([*words.values()]) / words.total()
-    (top, count), parsed = words.most_common(1)[0], sum(grammar.parse(each) is not None for each in sentences)
+    (top, count), parsed = words.most_common(1)[0], ""
+    if grammar:
+        parsed = f"{sum(grammar.parse(each) is not None for each in sentences)} of {len(rows)} parse, "
     return (
-        f"{parsed} of {len(rows)} parse, {len(set(map(tuple, sentences)))} are distinct; entropy of the words"
+        f"{parsed}{len(set(map(tuple, sentences)))} are distinct; entropy of the words"
         f" {-(share * np.log(share)).sum():.2f} nats, commonest {top} {count / words.total():.2f}"
     )
 
@@ -81,8 +83,8 @@ class Moment(NamedTuple):
     t: float
     alpha: float
     sigma: float
-    seen: list[str]  # x_t, every position read by the nearest row
-    said: list[str]
+    seen: str  # x_t, every position read by the nearest row
+    said: str
     mean: float
     std: float
     wanted: float  # sqrt(alpha^2 rms^2 + sigma^2)
@@ -91,8 +93,8 @@ class Moment(NamedTuple):
     def lines(self) -> Iterator[str]:
         """Two lines of the table, a third where the noise is not what the schedule says."""
         numbers = f"{self.t:.3f}  {self.sigma**2:6.1%}  {self.std:.3f} ({self.wanted:.3f})  {self.common:9.2f}"
-        yield f"{numbers} | {spoken(self.seen)}"
-        yield " " * len(numbers) + f" | {spoken(self.said)}"
+        yield f"{numbers} | {self.seen}"
+        yield " " * len(numbers) + f" | {self.said}"
         if abs(self.std / self.wanted - 1) > OFF:
             yield f"      SNR off by {20 * math.log10(self.std / self.wanted):+.1f} dB"
 
@@ -114,7 +116,7 @@ class Moments:
     def moment(self, x: Tensor, t: Tensor, ids: Tensor) -> Moment:
         rows, schedule = self.module.network.rows, self.module.network.schedule
         alpha, sigma = float(schedule.alpha(t[:1])), float(schedule.sigma(t[:1]))
-        seen, said = self.module.words(torch.stack([rows.nearest(x[0]), ids[0]]))
+        seen, said = map(self.module.spoken, self.module.words(torch.stack([rows.nearest(x[0]), ids[0]])))
         wanted = math.sqrt(alpha**2 * float(rows.rms) ** 2 + sigma**2)
         common = float(torch.bincount(ids.flatten()).max() / ids.numel())
         return Moment(
@@ -131,8 +133,8 @@ def draw(module: TextDiffusion, folder: Path) -> list[Path]:
     """samples.txt: as many sentences as snapshots.count says, always of the same noise; walk.txt: how 0 came about."""
     moments = Moments(module)
     rows = module.words(module.walked(list(range(module.snapshots.count)), through=moments.through).ids)
-    lines = [summary(rows, module.data.grammar), *(f"{n:3}  {spoken(row)}" for n, row in enumerate(rows))]
-    texts = {"samples.txt": lines, "walk.txt": [*moments.table(), f"in the end: {spoken(rows[0])}"]}
+    lines = [summary(rows, module.data.grammar), *(f"{n:3}  {module.spoken(row)}" for n, row in enumerate(rows))]
+    texts = {"samples.txt": lines, "walk.txt": [*moments.table(), f"in the end: {module.spoken(rows[0])}"]}
     for name, text in texts.items():
         replace_text(folder / name, "\n".join(text) + "\n")
     return [folder / name for name in texts]
@@ -158,33 +160,30 @@ def write_lines(samples: list[Spoken], options: Sampling, network: nn.Module, pa
     return path
 
 
-def draw_lengths(sentences: list[Words], grammar: Any, path: Path) -> Path:
-    """How many words sentences have, beside the grammar's own distribution."""
+def draw_lengths(metric: LengthTV, path: Path) -> Path:
+    """How many words drawn sentences have, beside what was to be."""
     from matplotlib.figure import Figure
 
-    truth = grammar.length_distribution()
-    counts = np.bincount([min(len(each), len(truth)) for each in sentences], minlength=len(truth) + 1)
+    truth, counts = metric.truth.numpy(), metric.counts.numpy()
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     axes.bar(np.arange(len(counts)), counts / counts.sum(), label="drawn", alpha=0.5)
-    axes.step(np.arange(len(truth)), truth, where="mid", label="grammar", color="black")
+    axes.step(np.arange(len(truth)), truth, where="mid", label="true", color="black")
     axes.set(xlabel="words (the last bar: more)", ylabel="share")
     axes.legend(frameon=False)
     return save_figure(figure, path, 110)
 
 
-def draw_ngrams(sentences: list[Words], grammar: Any, path: Path) -> Path:
-    """The share of every word and of every pair of neighbours, drawn against the grammar's."""
+def draw_ngrams(metrics: Mapping[str, NgramKL], path: Path) -> Path:
+    """The share of every word and of every pair of neighbours, drawn against true."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")
-    for axes, truth in zip(figure.subplots(1, 2), (grammar.unigram(), grammar.bigram())):
-        metric = NgramKL(grammar.words, truth, sync_on_compute=False)
-        metric.update(sentences)
-        drawn = (metric.counts / metric.total).numpy()
+    for axes, (name, metric) in zip(figure.subplots(1, len(metrics)), metrics.items()):
+        truth, drawn = metric.truth.numpy(), (metric.counts / metric.total).numpy()
         met = (truth > 0) & (drawn > 0)
         axes.loglog([truth[truth > 0].min(), 1], [truth[truth > 0].min(), 1], color="grey", linewidth=1)
         axes.scatter(truth[met], drawn[met], s=4)
-        unknown = 1 - float(drawn[truth > 0].sum())
-        axes.set(xlabel="grammar", ylabel="drawn", title=f"runs of {truth.ndim}, {unknown:.1%} impossible")
+        never = 1 - float(drawn[truth > 0].sum())
+        axes.set(xlabel="true", ylabel="drawn", title=f"{name}, {never:.1%} of what is never true")
     return save_figure(figure, path, 110)

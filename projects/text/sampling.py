@@ -72,9 +72,11 @@ class Speaker:
     def __init__(self, network: Denoiser, temperature: float = 1.0):
         self.network, self.temperature = network, temperature
         self.logits = torch.empty(0)
+        self.valid: Tensor | None = None  # bool [B, L], where sentences have their lengths given
 
     def __call__(self, x: Tensor, t: Tensor, belief: Tensor) -> Tensor:
-        self.logits = self.network(x, t, belief) / self.temperature
+        where = () if self.valid is None else (self.valid,)
+        self.logits = self.network(x, t, belief, *where) / self.temperature
         return self.network.believe(self.logits)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 from packages.text import e2e, wikisplit
 from packages.text.corpora import BLOCK, Source, read
-from packages.text.documents import Corpus, Document, is_held_out, key, split, unseen
+from packages.text.documents import Corpus, Document, is_held_out, key, keys, split, unseen
 
 ARTICLES = " \n = Lobster = \n \n The lobster swims . \n\n = = Food = = \n It eats . \n = A = B = \n \n Last . \n"
 FIELDS = (
@@ -189,9 +189,9 @@ def test_the_side_of_a_group_depends_on_nothing_but_its_content():
 
 
 def test_what_is_unseen_shares_no_text_with_what_was_seen():
-    one, two = (Corpus(name, lambda texts=name: (Document(t, "0") for t in texts)) for name in ("abcb", "bde"))
-    assert [document.text for document in unseen(one, two)] == ["a", "c"]
-    assert [document.text for document in unseen(two, one)] == ["d", "e"]
+    one, two = (Corpus(name, lambda texts=name: (Document(t, texts) for t in texts)) for name in ("abcb", "bde"))
+    assert [document.text for document in unseen(one, keys(two))] == ["a", "c"]
+    assert [document.text for document in unseen(two, keys(one))] == ["d", "e"]
 
 
 def test_a_side_without_a_document_is_a_mistake():
@@ -337,4 +337,4 @@ def test_the_real_splits_are_these(real, source, name, groups):
 
 def test_few_texts_of_e2e_stand_in_two_field_sets(real):
     training, validation = split(read(Source("e2e", str(real / "e2e-valid.txt"))))
-    assert (validation.facts.documents, unseen(validation, training).facts.documents) == (367, 359)
+    assert (validation.facts.documents, unseen(validation, keys(training)).facts.documents) == (367, 359)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from packages.text.vocabulary import EOS, PAD
-from projects.text.data import BLOCK, STREAMS, TextData
+from projects.text.data import TextData
+from projects.text.made import BLOCK, STREAMS
 from shared.training.batches import Share
 from shared.training.errors import Mistake
 
@@ -19,7 +20,7 @@ def data() -> TextData:
 
 def placed_as(data: TextData, rank: int, world: int, accumulate: int = 1, update: int = 0) -> TextData:
     """The same data for one process of several."""
-    ranked = TextData(level=data.level, batch_size=data.batch_size, held_out=data.held_out)
+    ranked = TextData(level=data.options.level, batch_size=data.batch_size, held_out=data.held_out)
     ranked.trainer = SimpleNamespace(
         world_size=world, global_rank=rank, accumulate_grad_batches=accumulate, global_step=update
     )
@@ -33,7 +34,7 @@ def taken(data: TextData, count: int) -> list:
 
 def test_rows_are_the_words_of_the_grammar_then_eos_then_pad(data):
     index = np.array([5, 0, BLOCK + 3, BLOCK - 1])
-    for row, made in zip(data.rows(0, index), data.grammar.samples(0, index)):
+    for row, made in zip(data.source.take("train", index).ids, data.grammar.samples(0, index)):
         ids = data.vocabulary.encode(made.words)
         assert row.tolist() == [*ids, EOS] + [PAD] * (data.length - len(ids) - 1)
         assert data.vocabulary.decode(row[: len(ids)]) == " ".join(made.words)
@@ -41,8 +42,8 @@ def test_rows_are_the_words_of_the_grammar_then_eos_then_pad(data):
 
 def test_a_sentence_is_the_same_in_any_company(data):
     index = np.arange(BLOCK - 3, BLOCK + 3)
-    together = data.rows(1, index)
-    assert all(np.array_equal(data.rows(1, index[n : n + 1])[0], together[n]) for n in range(len(index)))
+    together = data.source.take("val", index).ids
+    assert all(np.array_equal(data.source.take("val", index[n : n + 1]).ids[0], together[n]) for n in range(len(index)))
 
 
 def test_every_position_of_a_padded_row_is_modelled_and_counted(data):
@@ -72,7 +73,7 @@ def test_two_ranks_share_an_evaluation_without_overlap(data):
 
 def test_the_streams_are_of_different_seeds_and_mostly_of_different_sentences(data):
     assert len({*STREAMS.values()}) == 3
-    rows = {name: {tuple(row) for row in data.rows(seed, np.arange(500)).tolist()} for name, seed in STREAMS.items()}
+    rows = {name: {tuple(row) for row in data.source.take(name, np.arange(500)).ids.tolist()} for name in STREAMS}
     assert len(rows["train"] & rows["test"]) < 0.2 * len(rows["test"])
 
 
@@ -89,13 +90,14 @@ def test_levels_fill_rows_of_a_multiple_of_sixteen(data):
 
 def test_shares_of_ids_are_those_of_the_rows(data):
     shares = data.shares()
-    drawn = np.bincount(data.rows(0, np.arange(20_000)).ravel(), minlength=len(shares)) / (20_000 * data.length)
+    ids = data.source.take("train", np.arange(20_000)).ids
+    drawn = np.bincount(ids.ravel(), minlength=len(shares)) / ids.size
     assert shares.sum() == pytest.approx(1) and np.abs(shares - drawn).max() < 0.002
 
 
 def test_a_sentence_of_words_becomes_a_row_or_is_refused_by_name(data):
     made = data.grammar.sample(0, 3).words
-    assert data.row(" ".join(made)).tolist() == data.rows(0, np.array([3]))[0].tolist()
+    assert data.row(" ".join(made)).tolist() == data.source.take("train", np.array([3])).ids[0].tolist()
     with pytest.raises(Mistake, match="The word 'quark' is not in the lexicon of micro"):
         data.row("the quark sleeps .")
     with pytest.raises(Mistake, match="has 16 words, a row holds 15 and EOS"):

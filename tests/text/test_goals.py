@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from packages.text.table import Row
-from projects.text import evaluate, goals
+from projects.text import goals, made
 from projects.text.commands import spelled
 from projects.text.evaluate import standing
 from projects.text.goals import GOALS, GoalsOptions, core, judged, more, of, verdict
@@ -71,7 +71,7 @@ def test_goals_count_what_lies_above_or_beside_the_true_sampler():
 @pytest.mark.parametrize("level", ["micro", "small"])
 def test_every_goal_is_one_that_is_measured(level, monkeypatch):
     """Under the names that the goals ask for; agreement needs sentences that parse, skill a level that t reaches."""
-    monkeypatch.setattr(evaluate, "NOVELTY_WINDOW", 100)
+    monkeypatch.setattr(made, "NOVELTY_WINDOW", 100)
     monkeypatch.setattr(goals, "TIMED", (2, 2))
     monkeypatch.setattr(goals, "DIAGNOSED", 4)
     module = text_module()
@@ -124,7 +124,7 @@ def trained(tmp_path_factory):
 @pytest.mark.usefixtures("at_home")
 def test_the_command_says_it_of_a_run_beside_its_twin_and_keeps_it(trained, monkeypatch, capsys):
     line, folder = trained
-    monkeypatch.setattr(evaluate, "NOVELTY_WINDOW", 100)
+    monkeypatch.setattr(made, "NOVELTY_WINDOW", 100)
     given = ["bench", "--run", str(folder / "model"), "--vs", str(folder / "twin"), "--num-samples", "8"]
     line.run(*spelled(given), "--goals.sentences=4", "--goals.levels=2")
     said = capsys.readouterr().out

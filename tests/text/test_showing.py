@@ -2,13 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from projects.text import evaluate
+from projects.text import made
 from projects.text.commands import DenoiseOptions, begun, spelled
 from projects.text.evaluate import Evaluation
 from projects.text.health import effective_rank, health, mean_distance, nearest_pairs, recovered
+from projects.text.likelihood import NLLBound
 from projects.text.pictures import FromTheStart, Moments, digest
 from projects.text.sampling import Sampling
 from tests.text.trunks import text_module
@@ -20,9 +22,9 @@ def module():
 
 
 def results(module, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "NOVELTY_WINDOW", 50)
+    monkeypatch.setattr(made, "NOVELTY_WINDOW", 50)
     (tmp_path / "samples").mkdir()
-    found = Evaluation(module.data)
+    found = Evaluation(module.data, NLLBound(module.likelihood))
     found.add(rows)
     said = found.results(tmp_path, module.sampling, module.network.rows)
     return said, {metric.name: metric for metric in said.metrics}
@@ -30,7 +32,10 @@ def results(module, rows, tmp_path, monkeypatch):
 
 def test_true_sentences_parse_and_lie_at_the_true_floor(module, tmp_path, monkeypatch):
     said, found = results(
-        module, module.words(torch.from_numpy(module.data.rows(2, range(300)))), tmp_path, monkeypatch
+        module,
+        module.words(torch.from_numpy(module.data.source.take("test", np.arange(300)).ids)),
+        tmp_path,
+        monkeypatch,
     )
     assert found["parse"].value == found["parse"].low == 1 and found["special"].value == 0
     assert abs(found["unigram_kl"].value - found["unigram_kl"].floors["true"]) < 0.02
@@ -67,7 +72,7 @@ def test_a_walk_from_a_sentence_begins_at_it_corrupted(module):
     first, second = moments.seen[:2]
     assert first.t == 1 and second.t == pytest.approx(1e-30) and len(moments.seen) == 5
     x0 = module.network.rows(module.data.row(text))
-    assert second.seen == module.words(module.network.rows.nearest(x0)[None])[0]
+    assert second.seen == module.spoken(module.words(module.network.rows.nearest(x0)[None])[0])
 
 
 def test_short_names_of_flags_are_spelled_out_and_nano_is_asked_where_nothing_is_named():
