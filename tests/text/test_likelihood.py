@@ -101,7 +101,7 @@ def test_the_bound_does_not_depend_on_the_warp():
 def test_what_elbo_learns_from_is_the_bound():
     module, batch, entropy = toy(Bayes(Affine(math.log(4) - 5, math.log(4) + 6)), Elbo())
     rng, found = torch.Generator().manual_seed(3), []
-    for _ in range(4):
+    for _ in range(8):
         t = (torch.randperm(COUNT, generator=rng) + 0.5) / COUNT
         found.append(module.objective.loss(module, batch, t, rng).total.detach())
     losses = torch.cat(found)
