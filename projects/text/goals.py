@@ -21,7 +21,6 @@ from packages.text.fluency import ParseRate
 from packages.text.rows import Words
 from packages.text.table import Row, beside, measure
 from projects.text import diagnostics
-from projects.text.data import AT_ONCE
 from projects.text.evaluate import standing
 from projects.text.likelihood import Heard, Likelihood, NLLBound
 from projects.text.resolution import BayesDecoder
@@ -35,6 +34,7 @@ from shared.training.tables import replace_text
 from shared.training.verbs import Verb
 
 if TYPE_CHECKING:
+    from projects.text.data import Sentences
     from projects.text.module import TextDiffusion
     from projects.text.sampling import Sampling
 
@@ -99,18 +99,25 @@ def twin(cli: Any, folder: str) -> Any:
 def drawn(module: TextDiffusion, options: Sampling, count: int) -> list[Words]:
     """Sentences 0 .. count - 1, as rows of words."""
     found: list[Words] = []
-    for first in range(0, count, AT_ONCE):
-        found += module.words(module.walked(list(range(first, min(first + AT_ONCE, count))), options).ids)
+    for first in range(0, count, size := module.data.at_once):
+        found += module.words(module.walked(list(range(first, min(first + size, count))), options).ids)
     return found
+
+
+def held_out(module: TextDiffusion, count: int) -> Iterator[Sentences]:
+    """The first sentences of the test, `count` of them or all there are."""
+    data = module.data
+    index = data.source.evaluated("test", count)[:count]
+    for first in range(0, len(index), size := data.at_once):
+        yield data.sentences("test", Share.of(index[first : first + size])).to(module.device)
 
 
 def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
     """Metrics of drawn sentences, and the likelihood."""
     found = measured(module, drawn(module, module.sampling, options.samples))
-    bound = NLLBound(Likelihood(options.sentences, options.levels))
-    for first in range(0, options.sentences, AT_ONCE):
-        share = Share.of(range(first, min(first + AT_ONCE, options.sentences)))
-        bound.add(module, module.data.sentences("test", share))
+    bound = NLLBound(Likelihood(options.sentences, options.levels), module.data.source.tokens_per_word)
+    for batch in held_out(module, options.sentences):
+        bound.add(module, batch)
     return {**found, **{metric.name: metric for metric in bound.metrics()}}
 
 
@@ -132,9 +139,9 @@ def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
 
 
 def short(module: TextDiffusion, steps: int, count: int) -> Iterator[Metric]:
-    """The parse rate of walks of few steps, if the model can take them."""
+    """The parse rate of walks of few steps, if the model can take them and a grammar can say."""
     options = replace(module.sampling, steps=steps)
-    if module.objective.told(options, module.network.length).steps == steps:
+    if module.data.grammar and module.objective.told(options, module.network.length).steps == steps:
         parse = ParseRate(module.data.grammar, sync_on_compute=False)
         parse.update(drawn(module, options, count))
         yield Metric(f"parse_at_{steps}", float(parse.compute()[0]), count)
@@ -150,19 +157,18 @@ def speed(module: TextDiffusion) -> Metric:
 
 def skill(module: TextDiffusion) -> Iterator[Metric]:
     """At SNR*, above the reader without context."""
-    network, data = module.network, module.data
-    heard = Heard(network, None)
+    network, batch = module.network, next(held_out(module, DIAGNOSED))
+    heard = Heard(network, batch.mask)
 
     def believe(x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = heard(x_t, t)
         return network.believe(logits), logits.argmax(-1)
 
-    decoder = BayesDecoder(network.rows, torch.from_numpy(data.shares()))
-    ids = data.sentences("test", Share.of(range(DIAGNOSED))).ids.to(module.device)
+    decoder = BayesDecoder(network.rows, torch.from_numpy(module.data.shares()))
     rng = module.randomness.sample("skill", module.device)
-    for level in diagnostics.by_timestep(believe, module.process, decoder, ids, rng):
+    for level in diagnostics.by_timestep(believe, module.process, decoder, batch.ids, rng, batch.valid):
         if level.index is None and level.skill is not None:
-            yield Metric("skill_at_star", level.skill, ids.numel(), floors={"alone": 0.0})
+            yield Metric("skill_at_star", level.skill, batch.num_units, floors={"alone": 0.0})
 
 
 # --- goals

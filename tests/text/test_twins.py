@@ -171,6 +171,23 @@ def test_order_of_the_samples_is_nothing_to_them(module):
     assert torch.allclose(drawn.score, again.score.flip(0), atol=1e-4)
 
 
+def test_a_score_is_that_of_the_moment_at_which_a_word_was_said(module):
+    found, rows = torch.full((3, module.network.length), torch.nan), module.network.rows
+
+    def through(walk):
+        def step(x, belief, t, s):
+            after = walk.step(x, belief, t, s)
+            said = (rows.nearest(x) == MASK) & (rows.nearest(after) != MASK)
+            likely = belief.log_softmax(-1).gather(-1, rows.nearest(after).unsqueeze(-1)).squeeze(-1)
+            found[said] = likely[said]
+            return after
+
+        return walk._replace(step=step)
+
+    drawn = module.walked([0, 1, 2], replace(module.sampling, steps=8), through)
+    torch.testing.assert_close(drawn.score, found)
+
+
 def test_scores_of_the_causal_twin_are_its_likelihood():
     module = text_module(objective="autoregressive")
     drawn = module.walked([0, 1, 2])
