@@ -28,7 +28,8 @@ def fit(overlay: str, folder: Path, *more: str) -> None:
     _, _, own = KINDS[overlay]
     arguments = TEXT.fit(folder, overlay, f"--config=configs/text/{overlay}.yaml", *SHORT, *own, *more)
     TEXT.run(*arguments, f"--data.path={folder}/one.txt", f"--data.cache_dir={folder}/cache", "--data.length=16",
-             "--data.batch_size=16", "--data.micro_batch=16", "--data.held_out=8")  # fmt: skip
+             "--data.batch_size=16", "--data.micro_batch=16", "--data.held_out=8",
+             "--model.likelihood.sentences=8", "--model.likelihood.levels=2")  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
