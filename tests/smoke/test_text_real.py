@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from projects.text import made
 from projects.text.data import TextData
 from shared.training import checkpoints
-from tests.lines import ROOT, Line
+from tests.lines import ROOT, SHORT, Line
 from tests.text.corpora_made import articles, restaurants
 
 pytestmark = [
@@ -25,9 +26,10 @@ KINDS = {
 def fit(overlay: str, folder: Path, *more: str) -> None:
     """Eight updates on the file `one.txt` of a folder."""
     _, _, own = KINDS[overlay]
-    arguments = TEXT.fit(folder, overlay, f"--config=configs/text/{overlay}.yaml", *own, *more)
+    arguments = TEXT.fit(folder, overlay, f"--config=configs/text/{overlay}.yaml", *SHORT, *own, *more)
     TEXT.run(*arguments, f"--data.path={folder}/one.txt", f"--data.cache_dir={folder}/cache", "--data.length=16",
-             "--data.batch_size=16", "--data.micro_batch=16", "--data.held_out=8")  # fmt: skip
+             "--data.batch_size=16", "--data.micro_batch=16", "--data.held_out=8",
+             "--model.likelihood.sentences=8", "--model.likelihood.levels=2")  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -111,7 +113,8 @@ def test_statistics_of_a_file_are_said_and_written(trained, tmp_path, capsys):
     assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".md", ".png"}
 
 
-def test_statistics_of_the_grammar_are_its_exact_ones_and_its_floors(capsys):
+def test_statistics_of_the_grammar_are_its_exact_ones_and_its_floors(capsys, monkeypatch):
+    monkeypatch.setattr(made, "NOVELTY_WINDOW", 50)
     TEXT.run("statistics", *TEXT.arguments, "--statistics.count=50")
     said = capsys.readouterr().out
     assert "nats per sentence" in said and "novel " in said and "length_tv" in said

@@ -201,8 +201,11 @@ def test_tokens_of_ragged_rows_weigh_the_same_in_any_share(folder):
 
 def test_sentences_without_modelled_padding_are_drawn_in_lengths_of_training(folder):
     module = module_of(data_of(folder, packing="none"))
-    module.sampling.steps = 2
+    module.sampling.steps, masks = 2, []
+    hook = module.network.register_forward_pre_hook(lambda net, given: masks.append(given[3]))
     drawn, lengths = module.walked([3, 4]), module.data.source.lengths([3, 4])
+    hook.remove()
+    assert len(masks) == 2 and all(mask.sum(1).tolist() == lengths.tolist() for mask in masks)
     assert (drawn.ids[0, lengths[0] :] == PAD).all() and lengths.tolist() == module.data.source.lengths([3, 4]).tolist()
     many = np.bincount(module.data.source.lengths(range(2000)), minlength=17) / 2000
     trained = np.array(module.data.source.facts.lengths) / module.data.source.size()
