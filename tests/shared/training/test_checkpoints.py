@@ -46,7 +46,7 @@ def test_settle_copies_where_links_are_not_allowed(run, monkeypatch):
 def test_final_falls_back_to_last_and_other_wishes_do_not(run):
     last = give(run, "last")
     assert choose(run) == last
-    with pytest.raises(Mistake, match=r"no best.ckpt: .*checkpoint.monitor names a metric.*checkpoint.prefer .*: last"):
+    with pytest.raises(Mistake, match=r"no best.ckpt: .*checkpoint.monitor names a metric.*Prefer one of: last"):
         choose(run, "best")
     final = give(run, "final")
     assert choose(run) == final
