@@ -128,6 +128,8 @@ def in_ci() -> bool:
 
 
 def pytest_configure(config):
+    if getattr(config.option, "dist", "no") == "load":  # what -n says by itself
+        config.option.dist = "loadfile"  # what a file prepares is prepared once
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Clock(max(1, getattr(config.option, "numprocesses", 0) or 0)), "clock")
 
