@@ -33,9 +33,9 @@ def remote(text: str) -> bool:
 
 def test_no_default_config_names_a_remote_source():
     """An overlay is asked for by name, and may."""
-    texts = {path.name: path.read_text() for path in CONFIGS}
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in CONFIGS}
     default = {name: text for name, text in texts.items() if not text.startswith("# overlay")}
-    assert {"base.yaml", "nano.yaml", "cpu.yaml"} <= default.keys()
+    assert {"configs/text/base.yaml", "configs/arc/nano.yaml", "configs/hardware/cpu.yaml"} <= default.keys()
     named = [(name, each) for name, text in default.items() for each in scalars(yaml.safe_load(text))]
     assert [(name, each) for name, each in named if isinstance(each, str) and remote(each)] == []
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from packages.arc.tasks import NUM_COLOURS, Grid, Task
+from packages.files import put
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +47,6 @@ def save(figure: Figure, path: Path | str, dpi: int = 110) -> Path:
     pixels = io.BytesIO()
     figure.savefig(pixels, dpi=dpi, facecolor="white")
     return put(Path(path), pixels.getvalue())
-
-
-def put(path: Path, content: bytes) -> Path:
-    """Write a file, folders included, so that a kill at any moment leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    return temporary.replace(path)
 
 
 def as_text(task: Task) -> str:

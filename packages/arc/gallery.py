@@ -131,7 +131,8 @@ def page(entries: Sequence[Entry], title: str = "gallery", note: str = "") -> st
 
 def write(entries: Sequence[Entry], folder: Path | str, title: str = "gallery", note: str = "") -> None:
     """gallery.html and gallery.png in `folder`."""
-    from packages.arc.draw import put, save
+    from packages.arc.draw import save
+    from packages.files import put
 
     folder = Path(folder)
     save(picture(entries), folder / "gallery.png")

@@ -13,8 +13,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from packages.files import put
 from packages.text.documents import Corpus
-from packages.text.vocabulary import SPECIALS, UNK, inside, put, without_specials
+from packages.text.vocabulary import SPECIALS, UNK, inside, without_specials
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

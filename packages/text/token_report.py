@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from packages.files import put
 from packages.text.token_statistics import REPEATS, TOKENS_PER_PARAMETER, Spread, Statistics
-from packages.text.vocabulary import put
 
 
 def write(found: Statistics, folder: Path | str) -> list[Path]:

@@ -6,12 +6,12 @@ No special is ever put into a text: whoever packs sentences adds EOS and PAD. `b
 
 import hashlib
 import json
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
+
+from packages.files import put
 
 PAD, UNK, BOS, EOS, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]")
@@ -122,12 +122,3 @@ def inside(ids: Iterable[int], size: int) -> list[int]:
 
 def without_specials(ids: Iterable[int]) -> list[int]:
     return [id for id in map(int, ids) if id not in range(len(SPECIALS))]
-
-
-def put(path: Path, content: bytes) -> Path:
-    """Write a file, folders included, so that a kill at any moment leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return path

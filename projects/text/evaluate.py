@@ -63,11 +63,14 @@ class Evaluation:
         data, metrics = self.data, self.data.source.metrics()
         found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
         sentences = [sentence(row) for row in self.drawn]
-        parses = [float(data.grammar.parse(each) is not None) for each in sentences] if data.grammar else []
-        drawn = [metric(row, parses) for row in found.values() if top(row)]
         return Results(
             "; ".join([headline(found, len(sentences)), *self.bound.said()]),
-            [*self.bound.metrics(), *drawn, *standing(found), *held_out(self.losses)],
+            [
+                *self.bound.metrics(),
+                *map(metric, filter(top, found.values())),
+                *standing(found),
+                *held_out(self.losses),
+            ],
             [
                 ("Samples, unselected", shown(self.drawn, data.source.joined)),
                 *([("Agreement by distance", by_distance(found))] if data.grammar else []),
@@ -107,9 +110,10 @@ def held_out(losses: list[float]) -> list[Metric]:
     return [Metric("cross_entropy", float(np.mean(losses)), len(losses), *interval(losses))] if losses else []
 
 
-def metric(row: Row, parses: list[float]) -> Metric:
+def metric(row: Row) -> Metric:
     """A line of the report; the parse rate with its interval."""
-    low, high = interval(parses) if row.name == "parse" else (None, None)
+    parsed = round(row.value * row.n) if row.name == "parse" else None
+    low, high = (None, None) if parsed is None else interval([1.0] * parsed + [0.0] * (row.n - parsed))
     return Metric(row.name, row.value, row.n, low, high, dict(row.floors))
 
 

@@ -11,7 +11,7 @@ from packages.text.fluency import Fluency
 from packages.text.grammar import Grammar
 from packages.text.rows import fingerprints
 from packages.text.vocabulary import EOS, PAD, Vocabulary
-from projects.text.options import Options, Rows, digest, known_words, padded
+from projects.text.options import Laid, Options, digest, known_words, padded
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # seeds of the world, not of the run: every run sees the same sentences
 ENDLESS = 2**48  # sentences of a stream
@@ -87,13 +87,13 @@ class Made:
         known = known_words(text, self.vocabulary, f"lexicon of {self.options.level}")
         return padded(self.vocabulary.encode(known), self.length, text)
 
-    def take(self, stream: str, index: np.ndarray) -> Rows:
+    def take(self, stream: str, index: np.ndarray) -> Laid:
         """Words, EOS, PAD of the sentences of these numbers."""
         number, place = np.divmod(index, BLOCK)
         ids = np.empty((len(index), self.length), np.int64)
         for n in np.unique(number).tolist():
             ids[number == n] = self._blocks(STREAMS[stream], n)[place[number == n]]
-        return Rows(ids, np.ones(ids.shape, bool))
+        return Laid(ids, np.ones(ids.shape, bool))
 
     def _made(self, seed: int, number: int) -> np.ndarray:
         """A block of a stream: [BLOCK, L]. Many sentences at once cost a tenth of one batch after the other."""

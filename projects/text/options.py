@@ -50,7 +50,7 @@ class Options:
             raise ValueError(f"data.held_out_share is {self.held_out_share}; give a share between 0 and 1, such as .1.")
 
 
-class Rows(NamedTuple):
+class Laid(NamedTuple):
     """ids [n, L] int64; valid [n, L] bool, the positions that count."""
 
     ids: np.ndarray

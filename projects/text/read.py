@@ -23,7 +23,7 @@ from packages.text.token_statistics import entropies
 from packages.text.vocabulary import EOS, PAD, UNK, Tokens, Vocabulary
 from packages.text.windows import Packing
 from projects.text.calibration import LEAST_ENTROPY
-from projects.text.options import Options, Rows, digest, known_words, padded
+from projects.text.options import Laid, Options, digest, known_words, padded
 
 LENGTH, PIECES = 64, 4096  # tokens of a window and ids of a trained vocabulary, where nobody says
 COUNTED = 5_000_000  # tokens at most that the statistics of a training part are counted from
@@ -161,14 +161,14 @@ class Read:
         count = len(self.windows("test"))
         return np.arange(count) if stream == "test" else _spread(count, wanted)
 
-    def take(self, stream: str, index: np.ndarray) -> Rows:
+    def take(self, stream: str, index: np.ndarray) -> Laid:
         """Rows by their numbers. ValueError: training rows for a checkpoint that was trained on others."""
         if stream == "train" and self.known and not self.base and self.known.sha256 != self.sha256:
             raise ValueError(
                 f"CKPT was trained on {self.known.name} ({self.known.sha256[:12]}), the data is {self.corpus.name}"
                 f" ({self.sha256[:12]}); go on with the same text and packing, or adapt it to this one: make finetune"
             )
-        return Rows(*self.windows(stream).take(index))
+        return Laid(*self.windows(stream).take(index))
 
     def shares(self) -> np.ndarray:
         found = np.array(self.facts.counts, float)

@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,16 +204,3 @@ def test_the_gallery_writes_both_files_and_draws_at_most_24(tmp_path, entries):
     assert (tmp_path / "samples" / "gallery.html").read_text().count("<section") == 3
     assert titles(gallery.picture(entries * 3, limit=2)).count("ab12#0") == 2
     assert gallery.picture([], limit=2)._suptitle.get_text().startswith("0 of 0")
-
-
-def test_a_picture_appears_under_its_name_when_it_is_whole(tmp_path, monkeypatch):
-    path = draw.put(tmp_path / "new/a.png", b"whole")
-
-    def torn(self, content):
-        self.write_text("ha")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", torn)
-    with pytest.raises(KeyboardInterrupt):
-        draw.put(path, b"other")
-    assert path.read_text() == "whole"
