@@ -6,6 +6,7 @@ from projects.text.goals import GoalsOptions, goals
 from projects.text.module import TextDiffusion
 from projects.text.sampling import Sampling
 from projects.text.statistics import StatisticsOptions, statistics
+from projects.text.sweep import SamplerOptions, sampler
 from shared.training import cli
 from shared.training.verbs import Verb
 
@@ -14,6 +15,7 @@ if __name__ == "__main__":
         "calibrate": Verb(calibrate),
         "denoise": Verb(denoise, DenoiseOptions),
         "goals": Verb(goals, GoalsOptions),
+        "sampler": Verb(sampler, SamplerOptions),
         "schedules": Verb(schedules),
         "statistics": Verb(statistics, StatisticsOptions),
     }

@@ -19,9 +19,9 @@ import yaml
 
 from packages.text.fluency import ParseRate
 from packages.text.rows import Words
-from packages.text.table import Row, beside, measure
+from packages.text.table import Floors, Row, beside, measure
 from projects.text import diagnostics
-from projects.text.evaluate import standing
+from projects.text.evaluate import metric, standing
 from projects.text.likelihood import Heard, Likelihood, NLLBound
 from projects.text.resolution import BayesDecoder
 from shared.processes import Gaussian
@@ -121,12 +121,12 @@ def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
     return {**found, **{metric.name: metric for metric in bound.metrics()}}
 
 
-def measured(module: TextDiffusion, rows: Sequence[Words]) -> dict[str, Metric]:
-    """Every metric of the table by name, and those that goals are counted in."""
+def measured(module: TextDiffusion, rows: Sequence[Words], floors: Floors | None = None) -> dict[str, Metric]:
+    """Every metric of the table by name, and those that goals are counted in. floors: of as many sentences."""
     source = module.data.source
-    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), source.floors(len(rows)))}
-    plain = [Metric(row.name, row.value, row.n, floors=dict(row.floors)) for row in found.values()]
-    return {metric.name: metric for metric in [*plain, *standing(found)]}
+    floors = source.floors(len(rows)) if floors is None else floors
+    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), floors)}
+    return {each.name: each for each in [*map(metric, found.values()), *standing(found)]}
 
 
 def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
