@@ -31,7 +31,7 @@ from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling, Walk
-from projects.text.warping import Gumbel, Monotone, Relay
+from projects.text.warping import Fitted, Gumbel, Monotone, Relay
 from shared.networks import flops
 from shared.objectives import share
 from shared.sampling import sample
@@ -69,21 +69,24 @@ class Warp:
     """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
 
     location: its middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the updates
-    after which the warp follows the loss of each level instead (None: never). The objective elbo learns its own.
+    after which the warp follows the loss of each level instead (None: never), follow_as: as any rising curve, or as
+    the law of this kind that is nearest. The objective elbo learns its own.
     """
 
     location: float | None = None
     scale: float = 0.85
     follow: float | None = None
+    follow_as: Literal["monotone", "gumbel"] = "monotone"
 
     def built(self, entropy: float, radius_squared: float) -> Gumbel | Relay:
         """For data of that entropy, and rows of that length."""
         middle = resolution.location(entropy, radius_squared) if self.location is None else self.location
-        low, high = resolution.span(radius_squared)
-        first = build(Gumbel, location=middle, scale=self.scale, log_snr_min=low, log_snr_max=high)
+        ends = dict(zip(("log_snr_min", "log_snr_max"), resolution.span(radius_squared)))
+        law = {"location": middle, "scale": self.scale, **ends}
         if self.follow is None:
-            return first
-        return build(Relay, first=first, second=build(Monotone, log_snr_min=low, log_snr_max=high))
+            return build(Gumbel, **law)
+        second = build(Fitted, **law) if self.follow_as == "gumbel" else build(Monotone, **ends)
+        return build(Relay, first=build(Gumbel, **law), second=second)
 
 
 @dataclass

@@ -38,10 +38,7 @@ SHOWN = {
 HEAD = ["kind", "steps", "calls", *SHOWN.values(), "tokens/s"]
 BESIDE = "divergences in nats, lengths and distinct-2 as they stand to the true sampler's"
 OF_A_CELL = ("kind", "steps", "count", "first")  # options of a walk that the cell says itself
-RULE = (
-    "the highest parse rate wins; of those that cannot be told from it, whose 95 % interval reaches it, the lowest"
-    " bigram KL"
-)
+RULE = "of those whose interval reaches the highest parse rate, the lowest bigram KL"
 
 
 @dataclass
@@ -195,7 +192,8 @@ def winner(table: Table) -> Walked:
 
 def winners(table: Table) -> Iterator[str]:
     """Lines: of every number of steps, and of all cells."""
+    yield f"winners, {RULE}"
     for steps in dict.fromkeys(walked.steps for walked in table):
         of_them = winner({walked: metrics for walked, metrics in table.items() if walked.steps == steps})
         yield f"{steps} steps: {of_them.kind}"
-    yield f"of all: {winner(table).kind}, {winner(table).steps} steps ({RULE})"
+    yield f"winner of all: {winner(table).kind}, {winner(table).steps} steps"

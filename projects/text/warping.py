@@ -46,9 +46,14 @@ class Gumbel(nn.Module):
             raise ValueError(
                 f"location {location}, scale {scale}: want -location in ({log_snr_min}, {log_snr_max}), scale > 0"
             )
-        self.low, self.high = log_snr_min, log_snr_max
+        self.low, self.high, self.start = log_snr_min, log_snr_max, (location, scale)
         self.register_buffer("location", torch.tensor(location, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def settle(self, depth: int) -> None:
+        """Back to where it began."""
+        self.location.fill_(self.start[0])
+        self.scale.fill_(self.start[1])
 
     def _log_cdf(self, log_snr: Tensor | float) -> Tensor:
         """ln F at a level."""
@@ -77,14 +82,30 @@ class Gumbel(nn.Module):
 class Monotone(PiecewiseCdf):
     """CDCD's: piecewise linear, follows the running loss per level, a tenth of it flat so that no level starves."""
 
+    def settle(self, depth: int) -> None:
+        """Flat again."""
+        self.loss.zero_()
+        self.seen.zero_()
+        self.edges.copy_(torch.linspace(0, 1, len(self.edges)))
+
 
 class Fitted(Gumbel):
     """A Gumbel that follows the loss: where the running curve is F, -ln(-ln F) is a straight line in gamma."""
 
     def __init__(self, location: float, log_snr_min: float, log_snr_max: float, scale: float = SCALE):
         super().__init__(location, log_snr_min, log_snr_max, scale)
-        self.curve = PiecewiseCdf(log_snr_min, log_snr_max, uniform=0.0)
+        self.curve = Monotone(log_snr_min, log_snr_max, uniform=0.0)
         self.curve.start_from(self)
+
+    def settle(self, depth: int) -> None:
+        super().settle(depth)
+        self.curve.start_from(self)
+
+    def start_from(self, other: Gumbel) -> None:
+        """Take the law of another."""
+        self.location.copy_(other.location)
+        self.scale.copy_(other.scale)
+        self.curve.start_from(other)
 
     @torch.no_grad()
     def calibrate(self, log_snr: Tensor, loss: Tensor) -> None:
@@ -106,11 +127,15 @@ class Relay(nn.Module):
 
     handed: Tensor
 
-    def __init__(self, first: Gumbel, second: Monotone):
+    def __init__(self, first: Gumbel, second: Monotone | Fitted):
         super().__init__()
         self.first, self.second = first, second
-        second.start_from(first)
         self.register_buffer("handed", torch.zeros((), dtype=torch.bool))
+        self.settle(0)
+
+    def settle(self, depth: int) -> None:
+        self.second.start_from(self.first)
+        self.handed.fill_(False)
 
     def hand_over(self) -> None:
         """From now on the second; no host sync, so it may be called in every update."""
@@ -138,9 +163,20 @@ class Affine(nn.Module):
 
     def __init__(self, gamma_0: float = -3.0, gamma_1: float = 6.0, width: int = 64):
         super().__init__()
-        self.gamma_0, self.gamma_1 = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1))
-        self.line, self.heights = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((width,), -5.0))
-        self.slopes, self.centres = nn.Parameter(torch.full((width,), 10.0)), nn.Parameter(torch.linspace(0, 1, width))
+        self.start = gamma_0, gamma_1
+        self.gamma_0, self.gamma_1, self.line = (nn.Parameter(torch.empty(())) for _ in range(3))
+        self.heights, self.slopes, self.centres = (nn.Parameter(torch.empty(width)) for _ in range(3))
+        self.settle(0)
+
+    @torch.no_grad()
+    def settle(self, depth: int) -> None:
+        """Back to its ends, and nearly a line between them."""
+        self.gamma_0.fill_(self.start[0])
+        self.gamma_1.fill_(self.start[1])
+        self.line.zero_()
+        self.heights.fill_(-5.0)
+        self.slopes.fill_(10.0)
+        self.centres.copy_(torch.linspace(0, 1, len(self.centres)))
 
     def _rise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """A rising function of t, and its derivative."""

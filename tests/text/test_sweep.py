@@ -135,7 +135,7 @@ def test_the_command_prints_the_table_keeps_it_and_measures_nothing_twice(tmp_pa
     given = ["bench", "--what", "sampler", "--run", str(folder), "--num-samples", "4", "--sampler.steps=[2]"]
     text.run(*spelled(given))
     said = capsys.readouterr().out
-    assert "6/6  switched 2: parse rate 0.000" in said and "of all: " in said
+    assert "6/6  switched 2: parse rate 0.000" in said and "winner of all: " in said
     table = (folder / "sampler.md").read_text()
     assert table.count("\n| ") == 6 and "| heun | 2 | 3 | 0.000" in table
     assert len(json.loads((folder / "sampler.json").read_text())["cells"]) == 6
