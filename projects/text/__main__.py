@@ -1,5 +1,6 @@
 import sys
 
+from projects.text.ablation import AblationOptions, ablation
 from projects.text.commands import DenoiseOptions, calibrate, denoise, schedules, spelled
 from projects.text.data import TextData
 from projects.text.goals import GoalsOptions, goals
@@ -12,6 +13,7 @@ from shared.training.verbs import Verb
 
 if __name__ == "__main__":
     verbs = {
+        "ablation": Verb(ablation, AblationOptions),
         "calibrate": Verb(calibrate),
         "denoise": Verb(denoise, DenoiseOptions),
         "goals": Verb(goals, GoalsOptions),

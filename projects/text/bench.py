@@ -1,9 +1,9 @@
-"""`make bench PROJECT=text BENCH=goals ARGS="--run R --vs R2"`, or BENCH=sampler: `bench --what` by another name."""
+"""`make bench PROJECT=text BENCH=goals ARGS="--run R --vs R2"`, or sampler, or ablation: `bench --what` by its name."""
 
 import runpy
 import sys
 
-BENCHES = ("goals", "sampler")
+BENCHES = ("ablation", "goals", "sampler")
 
 if __name__ == "__main__":
     if not {*sys.argv[1:2]} & {*BENCHES}:

@@ -26,11 +26,15 @@ CALLED = {
 }
 OF_A_VERB = {
     "denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"},
+    "ablation": {f"--{name}": f"--ablation.{name}" for name in ("updates", "seeds", "only")},
     "goals": {"--vs": "--goals.vs", "--num-samples": "--goals.samples"},
     "sampler": {"--num-samples": "--sampler.samples", "--full": "--sampler.full=true"},
 }
 LAYERS = ["--config=configs/text/base.yaml", "--config=configs/text/nano.yaml"]
-WITHOUT_A_RUN = ("calibrate", "schedules", "statistics")  # these need data and sizes only
+QUICK = "--config=configs/text/quick.yaml"
+WITHOUT_A_RUN = {  # these need data and sizes only
+    "ablation": [*LAYERS, QUICK], "calibrate": LAYERS, "schedules": LAYERS, "statistics": LAYERS,
+}  # fmt: skip
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
@@ -45,7 +49,7 @@ def spelled(argv: Sequence[str]) -> list[str]:
     parts = [flag.partition("=") for flag in argv]
     line = ["".join((names.get(name, name), equals, value)) for name, equals, value in parts]
     named = any(flag.startswith(("--config", "--ckpt_path")) for flag in line)
-    return line if named or verb not in WITHOUT_A_RUN else [verb, *LAYERS, *line[1:]]
+    return line if named or verb not in WITHOUT_A_RUN else [verb, *WITHOUT_A_RUN[verb], *line[1:]]
 
 
 def _asked(flags: Mapping[str, str | None]) -> str:
