@@ -21,6 +21,7 @@ from projects.text import resolution
 from projects.text.autoregressive import Autoregressive
 from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
+from projects.text.compat import Compat
 from projects.text.data import Sentences, TextData
 from projects.text.evaluate import Evaluation
 from projects.text.health import mean_distance
@@ -29,7 +30,6 @@ from projects.text.masked import Masked
 from projects.text.network import Denoiser, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
-from projects.text.rounding import Rows
 from projects.text.sampling import Sampling, Walk
 from projects.text.warping import Gumbel, Monotone, Relay
 from shared.networks import flops
@@ -113,6 +113,7 @@ class TextDiffusion(LightningModule):
         warp: Warp = Warp(),  # noqa: B008
         self_conditioning: SelfConditioning = SelfConditioning(),  # noqa: B008
         likelihood: Likelihood = Likelihood(),  # noqa: B008
+        compat: Compat = Compat(),  # noqa: B008
     ):
         super().__init__()
         self.objective: Objective = OBJECTIVES[objective]()
@@ -120,7 +121,7 @@ class TextDiffusion(LightningModule):
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
         self.network: Denoiser = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
-        self.likelihood, self.heard = likelihood, list[tuple[Tensor, Tensor]]()
+        self.likelihood, self.heard, self.compat = likelihood, list[tuple[Tensor, Tensor]](), compat
 
     # --- what the network is built for
 
@@ -138,7 +139,8 @@ class TextDiffusion(LightningModule):
         if self.network is not None:
             return
         table, count = self.embedding, len(self.data.vocabulary)
-        rows = build(Rows, count=count, width=table.width(count), norm=table.norm, radius=table.radius)
+        size = {"count": count, "width": table.width(count), "norm": table.norm, "radius": table.radius}
+        rows = self.compat.table(self.data.length, **size)
         self.process, special = self.objective.parts(self, rows)
         sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
         self.network = build(Denoiser, rows=rows, length=self.data.length, **{**sizes, **special})
@@ -146,7 +148,7 @@ class TextDiffusion(LightningModule):
     @property
     def log_snr_star(self) -> float:
         """Where words are decided: SNR* of the data's entropy."""
-        return -resolution.location(self.data.entropy, self.network.rows.radius**2)
+        return -resolution.location(self.data.entropy, float(self.network.rows.radius_squared))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.data.told())
@@ -250,7 +252,8 @@ class TextDiffusion(LightningModule):
     def results(self, folder: Path) -> Results:
         """Metrics beside those of the true, the unigram and the bigram sampler."""
         assert self.evaluation is not None
-        return self.evaluation.results(folder, self.told(), self.network.rows)
+        found = self.evaluation.results(folder, self.told(), self.network.rows)
+        return replace(found, facts=found.facts | self.compat.facts())
 
     # --- sentences
 
@@ -283,7 +286,7 @@ class TextDiffusion(LightningModule):
 
     def spoken(self, row: Sequence[str]) -> str:
         """The words of a row as text."""
-        return spoken(row, self.data.source.joined)
+        return spoken(row, self.compat.joined(self.data.source.joined))
 
     def show(self, samples: list[Spoken], folder: Path) -> list[Path]:
         """samples.jsonl: ids, text, log-probability of every token, how they were drawn."""

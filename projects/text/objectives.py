@@ -92,7 +92,7 @@ class CrossEntropy:
         return likelihood.bound(module, batch, rng, levels)
 
     def walk(self, module: TextDiffusion, options: sampling.Sampling, n: int, rng: Rng) -> sampling.Walk:
-        return sampling.walk(module.network, module.process, options, n, rng, module.log_snr_star)
+        return module.compat.walk(module.network, module.process, options, n, rng, module.log_snr_star)
 
     def told(self, options: sampling.Sampling, length: int) -> sampling.Sampling:
         return options
