@@ -31,9 +31,11 @@ from projects.text.network import Denoiser, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
 from projects.text.sampling import Sampling, Walk
-from projects.text.warping import Gumbel, Monotone, Relay
+from projects.text.warping import Gumbel, Monotone, Relay, preserving
 from shared.networks import flops
 from shared.objectives import share
+from shared.processes import Warped
+from shared.processes.schedules import Schedule
 from shared.sampling import sample
 from shared.training import optim
 from shared.training.pretrained import build
@@ -66,18 +68,38 @@ class Embedding:
 
 @dataclass
 class Warp:
-    """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
+    """Where training looks along the noise. kind: of the schedule. gumbel = gamma = -log-SNR follows a Gumbel law;
+    square_root, cosine = those of the papers, offset (None: 1e-4, .008) from their clean end.
 
-    location: its middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the updates
-    after which the warp follows the loss of each level instead (None: never). The objective elbo learns its own.
+    location: the law's middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the
+    updates after which the warp follows the loss of each level instead (None: never). The objective elbo learns its
+    own. normalised: the square root begins without noise.
     """
 
+    kind: Literal["gumbel", "square_root", "cosine"] = "gumbel"
     location: float | None = None
     scale: float = 0.85
     follow: float | None = None
+    offset: float | None = None
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        if self.follow is not None and self.kind != "gumbel":
+            raise ValueError(
+                f"model.warp.follow is {self.follow} and model.warp.kind {self.kind}, which stays as it is; leave"
+                " follow out, or take kind gumbel."
+            )
+        if self.kind == "cosine" and not self.normalised:
+            raise ValueError("model.warp.kind is cosine and normalised false; square_root alone has two forms.")
+
+    def schedule(self, entropy: float, radius_squared: float) -> Schedule:
+        """For data of that entropy, and rows of that length."""
+        if self.kind == "gumbel":
+            return build(Warped, cdf=self.built(entropy, radius_squared))
+        return preserving(self.kind, self.offset, self.normalised)
 
     def built(self, entropy: float, radius_squared: float) -> Gumbel | Relay:
-        """For data of that entropy, and rows of that length."""
+        """The law as a warp."""
         middle = resolution.location(entropy, radius_squared) if self.location is None else self.location
         low, high = resolution.span(radius_squared)
         first = build(Gumbel, location=middle, scale=self.scale, log_snr_min=low, log_snr_max=high)
@@ -211,8 +233,8 @@ class TextDiffusion(LightningModule):
         n = self.believed(len(x_t))
         if not n:
             return None
-        logits = self.network(x_t[:n], t[:n], None, None if valid is None else valid[:n])
-        return self.network.believe(logits)
+        out = self.network(x_t[:n], t[:n], None, None if valid is None else valid[:n])
+        return self.network.believe(out)
 
     # --- evaluation
 

@@ -1,5 +1,7 @@
 """One bidirectional trunk that names the tokens under noise: noised rows x_t and t in, logits of every position out.
 
+What it gives may be a belief of x0 instead (Li et al. 2022, Diffusion-LM); `logits` and `believe` read either.
+
 Ideas: adaLN (Peebles & Xie 2023), logits tied to the rows (Dieleman et al. 2022, CDCD), the context-free likelihood
 added to them (Gulrajani & Hashimoto 2023, Plaid), an earlier belief as an input (Chen et al. 2022). It reads the level
 off the schedule of the process that trains it, so both see one alpha and one sigma. Knows no corpus and no sampler.
@@ -40,10 +42,10 @@ class Trunk:
 
 
 class Denoiser(nn.Module):
-    """x_t [B, L, E], t [B] -> logits [B, L, V]; `rows` is the table, `believe` reads logits as a belief of x0.
+    """x_t [B, L, E], t [B] -> out; `logits` and `believe` say what it means, `rows` is the table.
 
     schedule: of the process. length: the longest row of tokens. causal: no position sees a later one. hears: a belief
-    can be heard. The rest as in `Trunk`.
+    can be heard. prediction: what comes out, logits [B, L, V] or x0 [B, L, E]. The rest as in `Trunk`.
     """
 
     ramp: Tensor  # [] share of the bias that is added
@@ -64,10 +66,12 @@ class Denoiser(nn.Module):
         logit_bias: bool = True,
         causal: bool = False,
         hears: bool = True,
+        prediction: Literal["logits", "x0"] = "logits",
     ):
         super().__init__()
-        self.schedule, self.rows, self.length, self.logit_bias = schedule, rows, length, logit_bias
-        self.warp = getattr(schedule, "cdf", None)  # its state is saved with the network
+        self.schedule, self.rows, self.length, self.prediction = schedule, rows, length, prediction
+        self.logit_bias = logit_bias and prediction == "logits"
+        self.warp = getattr(schedule, "cdf", None)  # its state is saved with the network; None: nothing to save
         count, dim = rows.rows.shape
         self.input = nn.Linear(dim, width)
         self.belief = nn.Linear(dim, width, bias=False) if hears else None
@@ -99,7 +103,7 @@ class Denoiser(nn.Module):
         nn.init.ones_(self.ramp)
 
     def forward(self, x: Tensor, t: Tensor, belief: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """Logits [B, L, V] in float32.
+        """Logits [B, L, V], or x0 [B, L, E], in float32.
 
         belief: an earlier one, x0 as it was believed [b, L, E] of the first b <= B samples; None adds nothing.
         valid: bool [B, L], False where nothing stands; None: everywhere something does.
@@ -116,7 +120,8 @@ class Denoiser(nn.Module):
         for block in self.blocks:
             x_BLD = block(x_BLD, level_BK, rotation=rotation, mask=valid)
         shift, scale = self.last(nn.functional.silu(level_BK)).unsqueeze(1).chunk(2, dim=-1)
-        return self.named(self.out(modulate(self.norm(x_BLD), shift, scale)), x, alpha_B, sigma_B)
+        h = self.out(modulate(self.norm(x_BLD), shift, scale)).float()
+        return h if self.prediction == "x0" else self.named(h, x, alpha_B, sigma_B)
 
     def placed(self, x_BLD: Tensor):
         """The stream told its places, and the rotation of the blocks."""
@@ -133,7 +138,16 @@ class Denoiser(nn.Module):
                 logits_BLV = logits_BLV + self.ramp * self.rows.bias(x, alpha_B, sigma_B)
             return logits_BLV
 
-    def believe(self, logits: Tensor) -> Tensor:
-        """x0 as the logits believe it: the mean row, [B, L, E] in float32."""
-        with torch.autocast(logits.device.type, enabled=False):
-            return torch.softmax(logits, -1) @ self.rows.rows
+    def logits(self, out: Tensor) -> Tensor:
+        """Logits [B, L, V] of the tokens; of x0, or of any x [B, L, E], by what it shares with the rows."""
+        if self.prediction == "logits":
+            return out
+        with torch.autocast(out.device.type, enabled=False):
+            return out.float() @ self.rows.rows.T + self.common
+
+    def believe(self, out: Tensor, temperature: float = 1.0) -> Tensor:
+        """x0 as it is believed [B, L, E], float32: of logits over the temperature, the mean row."""
+        if self.prediction == "x0":
+            return out
+        with torch.autocast(out.device.type, enabled=False):
+            return torch.softmax(out / temperature, -1) @ self.rows.rows

@@ -17,8 +17,9 @@ from torch import Tensor
 from projects.text import likelihood, sampling
 from projects.text.rounding import Rows
 from shared.objectives import by_level, cross_entropy, row_mean
-from shared.processes import Gaussian, Warped
+from shared.processes import Gaussian
 from shared.processes.draws import Rng
+from shared.processes.schedules import Schedule
 from shared.training.pretrained import build
 
 if TYPE_CHECKING:
@@ -72,13 +73,13 @@ class CrossEntropy:
     exact = False
 
     def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        schedule = build(Warped, cdf=self.warp(module, rows))
+        schedule = self.schedule(module, rows)
         hears = module.self_conditioning.probability > 0
         return build(Gaussian, schedule=schedule, eta=1.0), {"schedule": schedule, "hears": hears}
 
-    def warp(self, module: TextDiffusion, rows: Rows) -> Any:
+    def schedule(self, module: TextDiffusion, rows: Rows) -> Schedule:
         """Where levels lie along t."""
-        return module.warp.built(module.data.entropy, rows.radius**2)
+        return module.warp.schedule(module.data.entropy, rows.radius**2)
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
@@ -86,7 +87,7 @@ class CrossEntropy:
         x_t = module.process.corrupt(x0, module.process.draw(x0, rng), t)
         x_t = torch.where(batch.known.unsqueeze(-1), x0, x_t)
         belief = module.earlier_belief(x_t, t, batch.mask)
-        return named(module.network(x_t, t, belief, batch.mask), batch, t)
+        return named(module.network.logits(module.network(x_t, t, belief, batch.mask)), batch, t)
 
     def nats(self, module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:
         return likelihood.bound(module, batch, rng, levels)

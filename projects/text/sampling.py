@@ -77,8 +77,9 @@ class Speaker:
 
     def __call__(self, x: Tensor, t: Tensor, belief: Tensor) -> Tensor:
         where = () if self.valid is None else (self.valid,)
-        self.logits = self.network(x, t, belief, *where) / self.temperature
-        return self.network.believe(self.logits)
+        out = self.network(x, t, belief, *where)
+        self.logits = self.network.logits(out) / self.temperature
+        return self.network.believe(out, self.temperature)
 
     @property
     def training(self) -> bool:

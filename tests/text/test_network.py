@@ -152,4 +152,5 @@ def test_an_untied_head_has_a_matrix_of_its_own():
 def test_trunk_fields_are_the_arguments_of_the_network():
     """What a config may set is not forgotten on the way."""
     fields = {field.name for field in dataclasses.fields(Trunk)} - {"bias_ramp_updates"}
-    assert fields | {"schedule", "rows", "length", "causal", "hears"} == {*inspect.signature(Denoiser).parameters}
+    given = {"schedule", "rows", "length", "causal", "hears", "prediction"}
+    assert fields | given == {*inspect.signature(Denoiser).parameters}
