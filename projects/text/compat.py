@@ -27,7 +27,7 @@ from shared.training.errors import Mistake
 from shared.training.pretrained import build
 
 if TYPE_CHECKING:
-    from projects.text.network import Denoiser
+    from projects.text.network import Network
 
 STRIDES = ("ddpm", "ddim")  # the walks that step by the process's own posterior
 
@@ -60,7 +60,7 @@ class Compat:
             return build(Rows, **sizes)
         return build(Placed, length=length, dropout=self.x0_dropout, **sizes)
 
-    def walk(self, network: Denoiser, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
+    def walk(self, network: Network, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
         """`sampling.walk`. Mistake: a stride that its kind does not take."""
         if self.stride == "adjacent":
             if options.kind not in STRIDES:

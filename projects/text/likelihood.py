@@ -21,7 +21,7 @@ from torch import Tensor
 
 from packages.text.rows import sentence
 from packages.text.vocabulary import PAD
-from projects.text.network import Denoiser
+from projects.text.network import Network
 from projects.text.resolution import scales
 from shared.objectives import cross_entropy
 from shared.processes import draws
@@ -60,7 +60,7 @@ class Levels(Schedule):
 
 
 @contextmanager
-def told_levels(network: Denoiser) -> Iterator[None]:
+def told_levels(network: Network) -> Iterator[None]:
     """Inside, the network takes log-SNR in place of t."""
     schedule, network.schedule = network.schedule, Levels()
     try:
@@ -69,7 +69,7 @@ def told_levels(network: Denoiser) -> Iterator[None]:
         network.schedule = schedule
 
 
-def ends(network: Denoiser) -> tuple[float, float]:
+def ends(network: Network) -> tuple[float, float]:
     """log-SNR at gamma_rec = ln(R^2 / (12 ln V)), or where the levels start if that is noisier, and at gamma_1."""
     levels = network.schedule if network.warp is None else network.warp
     clean, noisy = levels.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
@@ -119,7 +119,7 @@ def bound(module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Ten
 class Heard:
     """What a network gives that hears what it believes of the same x_t when it has heard nothing, if it can hear."""
 
-    def __init__(self, network: Denoiser, valid: Tensor | None):
+    def __init__(self, network: Network, valid: Tensor | None):
         self.network, self.valid = network, valid
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ The training step asks its objective for a loss and divides by tokens. What surr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,16 +24,16 @@ from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
 from projects.text.compat import Compat
 from projects.text.data import Sentences, TextData
+from projects.text.encoder import Encoder
 from projects.text.evaluate import Evaluation
 from projects.text.health import mean_distance
 from projects.text.likelihood import Likelihood, NLLBound
 from projects.text.masked import Masked
-from projects.text.network import Denoiser, Trunk
+from projects.text.network import Denoiser, Network, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
 from projects.text.sampling import Sampling, Walk
 from projects.text.warping import Gumbel, Monotone, Relay, preserving
-from shared.networks import flops
 from shared.objectives import share
 from shared.processes import Warped
 from shared.processes.schedules import Schedule
@@ -43,6 +44,7 @@ from shared.training.randomness import Randomness
 from shared.training.report import Results
 
 VALIDATION_STEPS, VALIDATION_WALKS = 16, 64
+TRUNKS: dict[str, type[Network]] = {"denoiser": Denoiser, "encoder": Encoder}
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
     "elbo": Elbo,
@@ -141,7 +143,7 @@ class TextDiffusion(LightningModule):
         self.objective: Objective = OBJECTIVES[objective]()
         self.embedding, self.trunk, self.warp, self.self_conditioning = embedding, network, warp, self_conditioning
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
-        self.network: Denoiser = None  # type: ignore[assignment]  # built by configure_model
+        self.network: Network = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
         self.likelihood, self.heard, self.compat = likelihood, list[tuple[Tensor, Tensor]](), compat
 
@@ -164,8 +166,10 @@ class TextDiffusion(LightningModule):
         size = {"count": count, "width": table.width(count), "norm": table.norm, "radius": table.radius}
         rows = self.compat.table(self.data.length, **size)
         self.process, special = self.objective.parts(self, rows)
-        sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
-        self.network = build(Denoiser, rows=rows, length=self.data.length, **{**sizes, **special})
+        made_by, sizes = TRUNKS[self.trunk.kind], asdict(self.trunk)
+        takes = inspect.signature(made_by).parameters
+        own = {name: value for name, value in sizes.items() if name in takes}
+        self.network = build(made_by, rows=rows, length=self.data.length, **{**own, **special})
 
     @property
     def log_snr_star(self) -> float:
@@ -185,20 +189,12 @@ class TextDiffusion(LightningModule):
 
     def flops(self, batch: Sentences) -> int:
         """Of the forward pass that has a backward."""
-        return self._flops(len(batch.ids), batch.num_units)
+        return self.network.flops(len(batch.ids), batch.num_units)
 
     def extra_flops(self, batch: Sentences) -> int:
         """Of the pass without a backward that gives the first samples their belief."""
         heard = self.believed(len(batch.ids))
-        return self._flops(heard, batch.num_units * heard // len(batch.ids))
-
-    def _flops(self, samples: int, tokens: int) -> int:
-        net = self.network
-        pairs, (count, dim) = tokens * net.length, net.rows.rows.shape
-        blocks = sum(flops.block(block, tokens, pairs, conditions=samples) for block in net.blocks)
-        table = 2 * tokens * count * dim * (net.tied + net.logit_bias)
-        ends = sum(flops.matrices(part, tokens) for part in (net.input, net.belief, net.out) if part is not None)
-        return blocks + table + ends + flops.matrices(net.level, samples) + flops.matrices(net.last, samples)
+        return self.network.flops(heard, batch.num_units * heard // len(batch.ids))
 
     # --- training
 

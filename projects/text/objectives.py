@@ -54,7 +54,7 @@ class Objective(Protocol):
     exact: bool
 
     def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The process, and what is special about the network: arguments of `Denoiser`."""
+        """The process, and what is special about the network: arguments of `Network`."""
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses: ...
 

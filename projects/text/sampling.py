@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from projects.text.network import Denoiser
+from projects.text.network import Network
 from shared import sampling as house
 from shared.processes import Dpm2m, Gaussian, Heun, time_of
 from shared.processes.draws import Rng
@@ -70,7 +70,7 @@ class Walk(NamedTuple):
 class Speaker:
     """network(x, t, belief) as a belief of x0; remembers the logits it last gave, [B, L, V]."""
 
-    def __init__(self, network: Denoiser, temperature: float = 1.0):
+    def __init__(self, network: Network, temperature: float = 1.0):
         self.network, self.temperature = network, temperature
         self.logits = torch.empty(0)
         self.valid: Tensor | None = None  # bool [B, L], where sentences have their lengths given
@@ -92,7 +92,7 @@ class Speaker:
 
 
 def walk(
-    network: Denoiser, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float, clamp: Clamp | None = None
+    network: Network, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float, clamp: Clamp | None = None
 ) -> Walk:
     """The walk of n sentences as the options say, by steps of the process.
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from projects.text.encoder import Encoder
 from projects.text.network import Denoiser, Trunk
 from projects.text.rounding import Rows
 from projects.text.warping import Gumbel
@@ -151,6 +152,6 @@ def test_an_untied_head_has_a_matrix_of_its_own():
 
 def test_trunk_fields_are_the_arguments_of_the_network():
     """What a config may set is not forgotten on the way."""
-    fields = {field.name for field in dataclasses.fields(Trunk)} - {"bias_ramp_updates"}
+    fields = {field.name for field in dataclasses.fields(Trunk)} - {"kind", "bias_ramp_updates"}
     given = {"schedule", "rows", "length", "causal", "hears", "prediction"}
-    assert fields | given == {*inspect.signature(Denoiser).parameters}
+    assert fields | given == {name for trunk in (Denoiser, Encoder) for name in inspect.signature(trunk).parameters}
