@@ -24,6 +24,7 @@ from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
 from projects.text.compat import Compat
 from projects.text.data import Sentences, TextData
+from projects.text.diffusion_lm import DiffusionLM, Rounding
 from projects.text.encoder import Encoder
 from projects.text.evaluate import Evaluation
 from projects.text.health import mean_distance
@@ -47,6 +48,7 @@ VALIDATION_STEPS, VALIDATION_WALKS = 16, 64
 TRUNKS: dict[str, type[Network]] = {"denoiser": Denoiser, "encoder": Encoder}
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
+    "diffusion_lm": DiffusionLM,
     "elbo": Elbo,
     "masked": Masked,
     "autoregressive": Autoregressive,
@@ -131,12 +133,13 @@ class TextDiffusion(LightningModule):
 
     def __init__(
         self,
-        objective: Literal["cross_entropy", "elbo", "masked", "autoregressive"] = "cross_entropy",
+        objective: Literal["cross_entropy", "diffusion_lm", "elbo", "masked", "autoregressive"] = "cross_entropy",
         embedding: Embedding = Embedding(),  # noqa: B008 (the parser copies it)
         network: Trunk = Trunk(),  # noqa: B008
         warp: Warp = Warp(),  # noqa: B008
         self_conditioning: SelfConditioning = SelfConditioning(),  # noqa: B008
         likelihood: Likelihood = Likelihood(),  # noqa: B008
+        rounding: Rounding = Rounding(),  # noqa: B008
         compat: Compat = Compat(),  # noqa: B008
     ):
         super().__init__()
@@ -145,7 +148,8 @@ class TextDiffusion(LightningModule):
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
         self.network: Network = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
-        self.likelihood, self.heard, self.compat = likelihood, list[tuple[Tensor, Tensor]](), compat
+        self.likelihood, self.rounding, self.compat = likelihood, rounding, compat
+        self.heard = list[tuple[Tensor, Tensor]]()
 
     # --- what the network is built for
 

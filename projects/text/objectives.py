@@ -8,7 +8,7 @@ once, in the training step. `walk` gives what the one loop of the house needs. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 class Losses:
     """Of B samples. total: what is minimised, summed over the counted tokens. The others are means over them.
 
-    t: where they were noised; None: nowhere.
+    t: where they were noised; None: nowhere. terms: what total is made of, where it is a sum.
     """
 
     total: Tensor  # [B]
     ce: Tensor  # [B] nats
     accuracy: Tensor  # [B]
     t: Tensor | None = None  # [B]
+    terms: dict[str, Tensor] = field(default_factory=dict)  # [B] each
 
     def logs(self) -> dict[str, Any]:
-        """Cross-entropy and accuracy in all, and by thirds of t."""
+        """Cross-entropy and accuracy in all, and by thirds of t; terms in all."""
         means = {"ce": self.ce.detach(), "accuracy": self.accuracy}
-        logs: dict[str, Any] = {name: value.mean() for name, value in means.items()}
+        logs: dict[str, Any] = {name: value.detach().mean() for name, value in (means | self.terms).items()}
         for name, value in means.items() if self.t is not None else ():
             logs |= {f"{name}_{third}_noise": part for third, part in by_level(value, self.t).items()}
         return logs
