@@ -61,13 +61,15 @@ class Compat:
         return build(Placed, length=length, dropout=self.x0_dropout, **sizes)
 
     def walk(self, network: Network, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
-        """`sampling.walk`. Mistake: a stride that its kind does not take."""
+        """`sampling.walk`. Mistake: a network or a walk that a wrong way does not fit."""
+        if self.x0 == "placed" and network.prediction != "x0":
+            raise Mistake("model.compat.x0 is placed, and this objective believes in plain rows; take diffusion_lm.")
+        if self.stride == "adjacent" and options.kind not in STRIDES:
+            raise Mistake(
+                f"model.compat.stride is adjacent and sampling.kind {options.kind}, which does not step by a posterior;"
+                f" take {' or '.join(STRIDES)}, or leave stride exact."
+            )
         if self.stride == "adjacent":
-            if options.kind not in STRIDES:
-                raise Mistake(
-                    f"model.compat.stride is adjacent and sampling.kind {options.kind}, which does not step by a"
-                    f" posterior; take {' or '.join(STRIDES)}, or leave stride exact."
-                )
             process = Adjacent(process.schedule)
         if self.clamp_metric:
             options = replace(options, clamp_metric=self.clamp_metric)  # type: ignore[arg-type]

@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 
 from packages.text.fluency import SpecialShare
 from packages.text.vocabulary import EOS, PAD, UNK
 from projects.text.compat import Compat, Placed
+from projects.text.encoder import Encoder
 from projects.text.module import Embedding
 from projects.text.resolution import BayesDecoder, scales
 from projects.text.rounding import Rows
@@ -16,6 +18,7 @@ from shared.processes import Gaussian, VariancePreserving, square_root
 from shared.sampling import renoise, rounded, sample, uniform_grid
 from shared.training.errors import Mistake
 from shared.training.pretrained import description, rebuild
+from tests.lines import ROOT
 from tests.text.trunks import batch_of, text_module
 
 
@@ -175,12 +178,18 @@ def test_what_x_t_says_of_a_placed_token_is_its_likelihood_there():
 
 
 def test_a_clamp_of_a_placed_belief_is_an_x0_at_its_place():
-    module = text_module(embedding=Embedding(norm="free"), compat=Compat(x0="placed", clamp_metric="dot"))
+    compat = Compat(x0="placed", clamp_metric="dot")
+    module = text_module(objective="diffusion_lm", embedding=Embedding(norm="free"), compat=compat)
     rows, beliefs = module.network.rows, torch.randn(3, 16, 16, generator=generator(2))
     _, moved = said(module, beliefs, clamp="nearest", clamp_start=0.0)
     assert torch.equal(moved, rows((beliefs @ rows.rows.T).argmax(-1)))
     _, early = said(module, beliefs, clamp="nearest", clamp_start=0.5)
     assert torch.equal(early, beliefs)
+
+
+def test_a_placed_x0_is_refused_where_beliefs_are_rows():
+    with pytest.raises(Mistake, match="x0 is placed, and this objective believes in plain rows; take diffusion_lm"):
+        text_module(compat=Compat(x0="placed")).walked([0])
 
 
 def test_a_placed_table_is_made_again_from_what_a_file_says():
@@ -190,6 +199,43 @@ def test_a_placed_table_is_made_again_from_what_a_file_says():
     again.load_state_dict(module.network.rows.state_dict())
     ids = batch_of(module).ids
     assert torch.equal(again.eval()(ids), module.network.rows(ids))
+
+
+# --- shapes
+
+SHAPES = {  # e, V, D, depth, heads, L: as the header of earlier_bert.yaml says
+    "tiny": (96, 15_000, 128, 1, 2, 32, 1_804_824),
+    "small": (128, 22_000, 160, 2, 2, 48, 3_654_416),
+    "medium": (128, 30_000, 256, 3, 4, 64, 6_543_920),
+    "large": (128, 30_000, 768, 12, 12, 64, 90_410_288),
+}
+
+
+def shaped(recipe: str, rows, **sizes) -> Encoder:
+    """The trunk of a recipe on the meta device, other sizes than its own where they are given."""
+    own = yaml.safe_load((ROOT / f"configs/text/{recipe}.yaml").read_text())["model"]["network"]
+    own = {name: value for name, value in own.items() if name != "kind"} | sizes
+    with torch.device("meta"):
+        return Encoder(schedule=VariancePreserving(square_root()), rows=rows(), hears=False, prediction="x0", **own)
+
+
+def count(*parts) -> int:
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_the_shapes_of_the_earlier_bert_have_the_parameters_that_its_header_says(size):
+    e, v, width, depth, heads, length, parameters = SHAPES[size]
+    sizes = {"width": width, "depth": depth, "heads": heads, "hidden": 4 * width, "length": length}
+    network = shaped("earlier_bert", lambda: Placed(v, e, length), **sizes)
+    assert count(network) == parameters
+    assert f"{parameters:,}" in (ROOT / "configs/text/earlier_bert.yaml").read_text()
+
+
+def test_the_earlier_bart_has_the_parameters_of_its_encoder():
+    network = shaped("earlier_bart", lambda: Rows(15_000, 384), length=64)
+    assert count(network.rows, network.place, network.norm, network.blocks) == 11_478_144
+    assert count(network) == 11_478_144 + count(network.level) + 15_000
 
 
 # --- specials
