@@ -144,11 +144,10 @@ def test_it_is_made_again_from_what_a_file_says(network):
     assert torch.equal(made(*states(network)), network(*states(network)))
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "encoder"])
+@pytest.mark.parametrize("own", [{}, {"conditioning": "additive"}, TINY], ids=["denoiser", "additive", "encoder"])
 @pytest.mark.parametrize("objective", ["cross_entropy", "masked", "autoregressive"])
-def test_what_a_pass_is_said_to_cost_is_what_torch_counts(kind, objective):
-    own = {} if kind == "encoder" else {"level_hidden": 512, "kind": "denoiser"}
-    network = text_module(objective=objective, sizes={**TINY, **own}).network.train()
+def test_what_a_pass_is_said_to_cost_is_what_torch_counts(own, objective):
+    network = text_module(objective=objective, sizes=own).network.train()
     x, t = states(network)
     belief = None if network.belief is None else x
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
