@@ -1,7 +1,6 @@
 """One bidirectional trunk that names the tokens under noise: noised rows x_t and t in, logits of every position out.
 
 What it gives may be a belief of x0 instead (Li et al. 2022, Diffusion-LM); `logits` and `believe` read either.
-
 Ideas: adaLN (Peebles & Xie 2023), logits tied to the rows (Dieleman et al. 2022, CDCD), the context-free likelihood
 added to them (Gulrajani & Hashimoto 2023, Plaid), an earlier belief as an input (Chen et al. 2022). It reads the level
 off the schedule of the process that trains it, so both see one alpha and one sigma. Knows no corpus and no sampler.

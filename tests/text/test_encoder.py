@@ -1,11 +1,14 @@
 """The older trunk: what it counts, that it has the denoiser's face, and what it hears."""
 
+import re
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from projects.text.encoder import Encoder
+from projects.text.module import TextDiffusion
 from projects.text.network import Trunk
 from projects.text.rounding import Rows
 from projects.text.warping import preserving
@@ -122,6 +125,16 @@ def test_dropout_is_of_training_alone():
     x, t = states(network)
     assert torch.equal(network(x, t), network(x, t))
     assert not torch.allclose(network.train()(x, t), network(x, t))
+
+
+def test_what_adapters_wrap_is_asked_in_evaluation_too(network):
+    """torch's shortcut for evaluation reads the weights and passes by the layers."""
+    asked = []
+    hook = network.blocks[0].linear1.register_forward_hook(lambda *_: asked.append(1))
+    with torch.no_grad():
+        network(*states(network))
+    hook.remove()
+    assert asked and re.match(TextDiffusion.lora_targets, "blocks.0.linear1")
 
 
 def test_a_start_sets_every_weight():
