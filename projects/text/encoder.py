@@ -5,9 +5,11 @@ Weights start as torch starts them, as theirs did. Knows no corpus and no sample
 Legend: B batch, L length, E embedding width, D model width, V vocabulary.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from projects.text.network import Network, Prediction
@@ -59,8 +61,9 @@ class Encoder(Network):
         self.place = nn.Embedding(places, width) if places else None
         self.norm = nn.LayerNorm(width) if places else None
         self.dropout = nn.Dropout(dropout)
+        gelu = partial(F.gelu)  # which torch does not know, so it takes no shortcut that adapters are not asked in
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, hidden, dropout, "gelu", batch_first=True) for _ in range(depth)
+            nn.TransformerEncoderLayer(width, heads, hidden, dropout, gelu, batch_first=True) for _ in range(depth)
         )
         self.reset_parameters()
 
@@ -83,9 +86,9 @@ class Encoder(Network):
             level_B1K = self.level(self.schedule.log_snr(t)).unsqueeze(1)
         x_BLD = self.up(x + level_B1K) if self.level_into == "rows" else self.up(x) + level_B1K
         x_BLD = self.dropout(self.placed(self.hearing(x_BLD, belief)))
-        hidden_BL = None if valid is None else ~valid
+        future_LL, hidden_BL = self.future(x), None if valid is None else ~valid
         for block in self.blocks:
-            x_BLD = block(x_BLD, self.future(x), hidden_BL)
+            x_BLD = block(x_BLD, future_LL, hidden_BL)
         return self.named(self.down(x_BLD), x, alpha_B, sigma_B)
 
     def placed(self, x_BLD: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class Drawn(NamedTuple):
 class TextDiffusion(LightningModule):
     """The line `text`. objective: what is learnt, by name."""
 
-    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$"
+    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down)|linear[12])$"
 
     def __init__(
         self,
@@ -259,11 +259,10 @@ class TextDiffusion(LightningModule):
         self.evaluation = Evaluation(self.data, NLLBound(self.likelihood, self.data.source.tokens_per_word))
 
     def test_step(self, batch: Sentences, index: int) -> None:
-        """Loss and likelihood of held-out rows, and a sentence drawn for the first `held_out` of their numbers."""
+        """Cross-entropy and likelihood of held-out rows; a sentence drawn for the first `held_out` of their numbers."""
         assert self.evaluation is not None
         self.evaluation.bound.add(self, batch)
-        losses = self.on_fixed_paths(batch)
-        self.evaluation.losses += (losses.total / batch.counted.sum(1)).tolist()
+        self.evaluation.losses += self.on_fixed_paths(batch).ce.tolist()
         if seeds := [seed for seed in batch.share.index.tolist() if seed < self.data.held_out]:
             self.evaluation.add(self.words(self.walked(seeds).ids))
 

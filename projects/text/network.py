@@ -1,7 +1,6 @@
 """One bidirectional trunk that names the tokens under noise: noised rows x_t and t in, logits of every position out.
 
 What it gives may be a belief of x0 instead (Li et al. 2022, Diffusion-LM); `logits` and `believe` read either.
-
 Ideas: adaLN (Peebles & Xie 2023), logits tied to the rows (Dieleman et al. 2022, CDCD), the context-free likelihood
 added to them (Gulrajani & Hashimoto 2023, Plaid), an earlier belief as an input (Chen et al. 2022). It reads the level
 off the schedule of the process that trains it, so both see one alpha and one sigma. Knows no corpus and no sampler.
@@ -30,7 +29,8 @@ class Trunk:
     the likelihood of each row given x_t alone is added to its logit, growing from nothing over the first
     bias_ramp_updates.
 
-    Of the denoiser: gate_init: start of the blocks' gates, 0 for long runs, 1 for short ones. positional: rotary sees
+    Of the denoiser: conditioning: how the level is told, to every norm and gate, or by an addition to the stream that
+    starts from nothing. gate_init: start of the gates, 0 for long runs, 1 for short ones. positional: rotary sees
     differences only, learned adds a row per place, both does both. Of the encoder: see there.
     """
 
@@ -40,6 +40,7 @@ class Trunk:
     heads: int = 4
     hidden: int = 384
     level: int = 64
+    conditioning: Literal["adaln_zero", "additive"] = "adaln_zero"
     gate_init: float = 0.0
     positional: Literal["rotary", "learned", "both"] = "rotary"
     head: Literal["tied", "untied"] = "tied"
@@ -137,7 +138,7 @@ class Network(nn.Module):
 
 
 class Denoiser(Network):
-    """adaLN blocks. causal: no position sees a later one. hears: a belief can be heard. The rest as in `Trunk`."""
+    """causal: no position sees a later one. hears: a belief can be heard. The rest as in `Trunk`."""
 
     def __init__(
         self,
@@ -149,6 +150,7 @@ class Denoiser(Network):
         heads: int,
         hidden: int,
         level: int,
+        conditioning: str = "adaln_zero",
         gate_init: float = 0.0,
         positional: str = "rotary",
         head: str = "tied",
@@ -158,20 +160,27 @@ class Denoiser(Network):
         prediction: Prediction = "logits",
     ):
         super().__init__(schedule, rows, length, head, logit_bias, prediction)
-        dim = rows.embedding_dim
+        dim, modulated = rows.embedding_dim, conditioning == "adaln_zero"
         self.input = nn.Linear(dim, width)
         self.belief = nn.Linear(dim, width, bias=False) if hears else None
-        self.level = LevelEmbedding(level, features=level, of="log_snr")
+        self.level = LevelEmbedding(level if modulated else width, features=level, of="log_snr", hidden=level)
+        self.gain = None if modulated else RMSNorm(width)  # bounds what is added
         self.place = nn.Embedding(length, width) if positional != "rotary" else None
         self.rotary = Rotary((width // heads,)) if positional != "learned" else None
         self.blocks = nn.ModuleList(
             Block(
-                width, heads, hidden=hidden, modulated=True, gate_init=gate_init, condition_width=level, causal=causal
+                width,
+                heads,
+                hidden=hidden,
+                modulated=modulated,
+                gate_init=gate_init,
+                condition_width=level,
+                causal=causal,
             )
             for _ in range(depth)
         )
         self.norm = RMSNorm(width)
-        self.last = Head(level, 2 * width)  # shift and scale of the last norm
+        self.last = Head(level, 2 * width) if modulated else None  # shift and scale of the last norm
         self.out = Head(width, self.read, bias=False)
         self.reset_parameters()
 
@@ -182,6 +191,8 @@ class Denoiser(Network):
     def settle(self, depth: int) -> None:
         super().settle(depth)
         nn.init.normal_(self.input.weight, std=self.input.in_features**-0.5)  # the stream starts at rms 1
+        if self.gain is not None:
+            nn.init.zeros_(self.gain.weight)
 
     def forward(self, x: Tensor, t: Tensor, belief: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """Logits [B, L, V], or x0 [B, L, E], in float32.
@@ -194,10 +205,18 @@ class Denoiser(Network):
             level_BK = self.level(self.schedule.log_snr(t))
         x_BLD = self.hearing(self.input(x * spread(scale_B, x)), belief)
         x_BLD, rotation = self.placed(x_BLD)
+        if self.gain is not None:
+            x_BLD, level_BK = x_BLD + self.gain(level_BK).unsqueeze(1), None
         for block in self.blocks:
             x_BLD = block(x_BLD, level_BK, rotation=rotation, mask=valid)
+        return self.named(self.out(self.normed(x_BLD, level_BK)), x, alpha_B, sigma_B)
+
+    def normed(self, x_BLD: Tensor, level_BK: Tensor | None) -> Tensor:
+        """The stream as the last matrix reads it."""
+        if self.last is None or level_BK is None:
+            return self.norm(x_BLD)
         shift, scale = self.last(nn.functional.silu(level_BK)).unsqueeze(1).chunk(2, dim=-1)
-        return self.named(self.out(modulate(self.norm(x_BLD), shift, scale)), x, alpha_B, sigma_B)
+        return modulate(self.norm(x_BLD), shift, scale)
 
     def placed(self, x_BLD: Tensor):
         """The stream told its places, and the rotation of the blocks."""
@@ -210,4 +229,5 @@ class Denoiser(Network):
         pairs = tokens * self.length
         blocks = sum(flops.block(block, tokens, pairs, conditions=samples) for block in self.blocks)
         ends = sum(flops.matrices(part, tokens) for part in (self.input, self.belief, self.out) if part is not None)
-        return blocks + ends + flops.matrices(self.level, samples) + flops.matrices(self.last, samples)
+        told = sum(flops.matrices(part, samples) for part in (self.level, self.last) if part is not None)
+        return blocks + ends + told

@@ -1,11 +1,14 @@
 """The older trunk: what it counts, that it has the denoiser's face, and what it hears."""
 
+import re
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from projects.text.encoder import Encoder
+from projects.text.module import TextDiffusion
 from projects.text.network import Trunk
 from projects.text.rounding import Rows
 from projects.text.warping import preserving
@@ -124,6 +127,24 @@ def test_dropout_is_of_training_alone():
     assert not torch.allclose(network.train()(x, t), network(x, t))
 
 
+class Adapted(torch.nn.Linear):
+    """What it wraps, and more."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def test_what_adapters_wrap_is_asked_in_evaluation_too():
+    """torch's shortcut for evaluation reads the weights and passes by the layers."""
+    network = text_module(sizes=TINY).network
+    x, t = states(network)
+    with torch.no_grad():
+        before = network(x, t)
+        network.blocks[0].linear1.__class__ = Adapted
+        assert not torch.allclose(network(x, t), before, atol=1e-3)
+    assert re.match(TextDiffusion.lora_targets, "blocks.0.linear1")
+
+
 def test_a_start_sets_every_weight():
     """As after a build on the meta device."""
     network = text_module(asleep=True, sizes=TINY).network
@@ -144,11 +165,10 @@ def test_it_is_made_again_from_what_a_file_says(network):
     assert torch.equal(made(*states(network)), network(*states(network)))
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "encoder"])
+@pytest.mark.parametrize("own", [{}, {"conditioning": "additive"}, TINY], ids=["denoiser", "additive", "encoder"])
 @pytest.mark.parametrize("objective", ["cross_entropy", "masked", "autoregressive"])
-def test_what_a_pass_is_said_to_cost_is_what_torch_counts(kind, objective):
-    own = {} if kind == "encoder" else {"level_hidden": 512, "kind": "denoiser"}
-    network = text_module(objective=objective, sizes={**TINY, **own}).network.train()
+def test_what_a_pass_is_said_to_cost_is_what_torch_counts(own, objective):
+    network = text_module(objective=objective, sizes=own).network.train()
     x, t = states(network)
     belief = None if network.belief is None else x
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from projects.text.encoder import Encoder
 from projects.text.network import Denoiser, Trunk
@@ -102,6 +103,21 @@ def test_the_same_state_at_another_level_is_read_otherwise():
     x, _ = states(network, 1)
     one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
     assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_a_level_that_is_added_starts_from_nothing_is_bounded_by_its_gain_and_is_heard():
+    sizes = {"conditioning": "additive", "logit_bias": False}
+    network = text_module(sizes=sizes, asleep=True).network
+    x, _ = states(network, 1)
+    nn.init.normal_(network.out.weight)
+    one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
+    assert torch.allclose(one, other, atol=1e-2)
+    network = text_module(sizes=sizes).network
+    assert network.last is None and all(block.modulation is None for block in network.blocks)
+    one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
+    assert not torch.allclose(one, other, atol=1e-1)
+    told = network.gain(1e3 * network.level(torch.linspace(-9, 9, 7)))
+    assert (told.square().mean(-1) <= network.gain.weight.square().max() * 1.001).all()
 
 
 @pytest.mark.parametrize("level", [1e-6, 0.5, 1.0])
