@@ -170,8 +170,8 @@ def skill(module: TextDiffusion, batch: Sentences | None = None) -> Iterator[Met
     heard = Heard(network, batch.mask)
 
     def believe(x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = heard(x_t, t)
-        return network.believe(logits), logits.argmax(-1)
+        out = heard(x_t, t)
+        return network.believe(out), network.logits(out).argmax(-1)
 
     decoder = BayesDecoder(network.rows, torch.from_numpy(module.data.shares()))
     rng = module.randomness.sample("skill", module.device)
