@@ -60,8 +60,7 @@ def _asked(flags: Mapping[str, str | None]) -> str:
 
 def _without_what(argv: Sequence[str]) -> list[str]:
     """The flags but --what and its value."""
-    values = [after for flag, after in pairwise(argv) if flag == "--what"]
-    return [flag for flag in argv if flag.partition("=")[0] != "--what" and flag not in values]
+    return [flag for before, flag in pairwise(["", *argv]) if before != "--what" and flag.partition("=")[0] != "--what"]
 
 
 def calibrate(cli: Any) -> None:

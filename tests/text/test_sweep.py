@@ -123,6 +123,7 @@ def test_seeds_of_one_way_are_one_row_with_the_interval_of_all_their_sentences()
 def test_bench_of_something_is_the_verb_of_that_name():
     line = spelled(["bench", "--run", "a", "--what", "sampler", "--num-samples", "9", "--full"])
     assert line == ["sampler", "--ckpt_path", "a", "--sampler.samples", "9", "--sampler.full=true"]
+    assert spelled(["bench", "--run", "sampler", "--what", "sampler"]) == ["sampler", "--ckpt_path", "sampler"]
     assert spelled(["bench", "--what=sampler", "--run=a"]) == ["sampler", "--ckpt_path=a"]
 
 
