@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from projects.text.resolution import BayesDecoder
 from projects.text.sampling import Walk
 from shared.processes import Gaussian
 from shared.training.errors import Mistake
+from shared.training.layers import flag_values
 
 CALLED = {
     "--run": "--ckpt_path",
@@ -24,25 +26,41 @@ CALLED = {
 }
 OF_A_VERB = {
     "denoise": {"--from": "--denoise.start", "--text": "--denoise.text", "--shown": "--denoise.shown"},
+    "ablation": {f"--{name}": f"--ablation.{name}" for name in ("updates", "seeds", "only")},
     "goals": {"--vs": "--goals.vs", "--num-samples": "--goals.samples"},
+    "sampler": {"--num-samples": "--sampler.samples", "--full": "--sampler.full=true"},
 }
 LAYERS = ["--config=configs/text/base.yaml", "--config=configs/text/nano.yaml"]
-WITHOUT_A_RUN = ("calibrate", "schedules", "statistics")  # these need data and sizes only
+QUICK = "--config=configs/text/quick.yaml"
+WITHOUT_A_RUN = {  # these need data and sizes only
+    "ablation": [*LAYERS, QUICK], "calibrate": LAYERS, "schedules": LAYERS, "statistics": LAYERS,
+}  # fmt: skip
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
     """The command line with full names for its short ones; what needs no run is asked of nano, if nothing is named.
 
-    `bench` of a run is `goals`; without one it is the house's, of speed.
+    `bench --what X` is the verb X; of a run without more it is `goals`, of none the house's, of speed.
     """
     verb = argv[0] if argv else ""
-    if verb == "bench" and any(flag.partition("=")[0] in ("--run", "--checkpoint", "--ckpt_path") for flag in argv):
-        argv = [verb := "goals", *argv[1:]]
+    if verb == "bench":
+        argv = [verb := _asked(dict(flag_values(argv))), *_without_what(argv[1:])]
     names = {**CALLED, **OF_A_VERB.get(verb, {})}
     parts = [flag.partition("=") for flag in argv]
     line = ["".join((names.get(name, name), equals, value)) for name, equals, value in parts]
     named = any(flag.startswith(("--config", "--ckpt_path")) for flag in line)
-    return line if named or verb not in WITHOUT_A_RUN else [verb, *LAYERS, *line[1:]]
+    return line if named or verb not in WITHOUT_A_RUN else [verb, *WITHOUT_A_RUN[verb], *line[1:]]
+
+
+def _asked(flags: Mapping[str, str | None]) -> str:
+    """Which verb a bench is."""
+    of_a_run = any(name in flags for name in ("run", "checkpoint", "ckpt_path"))
+    return flags.get("what") or ("goals" if of_a_run else "bench")
+
+
+def _without_what(argv: Sequence[str]) -> list[str]:
+    """The flags but --what and its value."""
+    return [flag for before, flag in pairwise(["", *argv]) if before != "--what" and flag.partition("=")[0] != "--what"]
 
 
 def calibrate(cli: Any) -> None:
@@ -80,8 +98,7 @@ class DenoiseOptions:
 
 def denoise(cli: Any) -> None:
     """one walk from noise, or from a sentence (--text, --from t), moment by moment: CKPT=<run>"""
-    if cli.checkpoint is None:
-        raise Mistake("denoise walks with the weights of a run and none is named; give --run runs/text/<size>/<run>.")
+    require_run(cli, "denoise walks")
     module, options = cli.model, cli.options.denoise
     moments = Moments(module)
     with cli.drawing():
@@ -94,13 +111,19 @@ def denoise(cli: Any) -> None:
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 
 
+def require_run(cli: Any, does: str) -> None:
+    """Raises Mistake where no weights are named. does: the verb, and what it does with them."""
+    if cli.checkpoint is None:
+        raise Mistake(f"{does} with the weights of a run and none is named; give --run runs/text/<size>/<run>.")
+
+
 def require_noise(module: Any, what: str) -> None:
     """Raises Mistake for a twin, whose rows are not noised."""
     if not isinstance(module.process, Gaussian):
         objective = type(module.objective).__name__.lower()
         raise Mistake(
             f"{what} asks for noise on rows, and the objective here is {objective}, which has none; name a run of"
-            " cross_entropy or elbo."
+            " cross_entropy, diffusion_lm or elbo."
         )
 
 

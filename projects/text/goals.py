@@ -19,9 +19,9 @@ import yaml
 
 from packages.text.fluency import ParseRate
 from packages.text.rows import Words
-from packages.text.table import Row, beside, measure
+from packages.text.table import Floors, Row, beside, measure
 from projects.text import diagnostics
-from projects.text.evaluate import standing
+from projects.text.evaluate import metric, standing
 from projects.text.likelihood import Heard, Likelihood, NLLBound
 from projects.text.resolution import BayesDecoder
 from shared.processes import Gaussian
@@ -31,7 +31,6 @@ from shared.training.errors import Mistake
 from shared.training.layers import arrange
 from shared.training.report import Metric
 from shared.training.tables import replace_text
-from shared.training.verbs import Verb
 
 if TYPE_CHECKING:
     from projects.text.data import Sentences
@@ -80,11 +79,16 @@ def goals(cli: Any) -> None:
     print(f"\nwritten     {folder / 'bench.md'}, bench.json")
 
 
+def opened(cli: Any, folder: str | Path, *flags: str) -> Any:
+    """The command line of another run, with flags of its own."""
+    layers = arrange(cli.layers.project, cli.verb, [f"--ckpt_path={folder}", *flags])
+    verbs = {cli.verb: cli.action}
+    return type(cli)(type(cli.model), type(cli.datamodule), layers, cli.verb, verbs, cli.own_groups)
+
+
 def twin(cli: Any, folder: str) -> Any:
     """The command line of another run. Raises Mistake where its data are not the same."""
-    layers = arrange(cli.layers.project, cli.verb, [f"--ckpt_path={folder}"])
-    verbs = {cli.verb: Verb(goals, GoalsOptions)}
-    other = type(cli)(type(cli.model), type(cli.datamodule), layers, cli.verb, verbs, cli.own_groups)
+    other = opened(cli, folder)
     for key, here in cli.datamodule.describe().items():
         if (there := other.datamodule.describe().get(key)) != here:
             raise Mistake(
@@ -115,18 +119,23 @@ def held_out(module: TextDiffusion, count: int) -> Iterator[Sentences]:
 def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
     """Metrics of drawn sentences, and the likelihood."""
     found = measured(module, drawn(module, module.sampling, options.samples))
+    return {**found, **{metric.name: metric for metric in likelihood(module, options)}}
+
+
+def likelihood(module: TextDiffusion, options: GoalsOptions) -> list[Metric]:
+    """Of held-out sentences."""
     bound = NLLBound(Likelihood(options.sentences, options.levels), module.data.source.tokens_per_word)
     for batch in held_out(module, options.sentences):
         bound.add(module, batch)
-    return {**found, **{metric.name: metric for metric in bound.metrics()}}
+    return bound.metrics()
 
 
-def measured(module: TextDiffusion, rows: Sequence[Words]) -> dict[str, Metric]:
-    """Every metric of the table by name, and those that goals are counted in."""
+def measured(module: TextDiffusion, rows: Sequence[Words], floors: Floors | None = None) -> dict[str, Metric]:
+    """Every metric of the table by name, and those that goals are counted in. floors: of as many sentences."""
     source = module.data.source
-    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), source.floors(len(rows)))}
-    plain = [Metric(row.name, row.value, row.n, floors=dict(row.floors)) for row in found.values()]
-    return {metric.name: metric for metric in [*plain, *standing(found)]}
+    floors = source.floors(len(rows)) if floors is None else floors
+    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), floors)}
+    return {each.name: each for each in [*map(metric, found.values()), *standing(found)]}
 
 
 def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
@@ -155,14 +164,14 @@ def speed(module: TextDiffusion) -> Metric:
     return Metric("sampled_tokens_per_s", ids.numel() / (time.perf_counter() - start), ids.numel())
 
 
-def skill(module: TextDiffusion) -> Iterator[Metric]:
-    """At SNR*, above the reader without context."""
-    network, batch = module.network, next(held_out(module, DIAGNOSED))
+def skill(module: TextDiffusion, batch: Sentences | None = None) -> Iterator[Metric]:
+    """At SNR*, above the reader without context. batch: sentences (None: the first DIAGNOSED of the test)."""
+    network, batch = module.network, next(held_out(module, DIAGNOSED)) if batch is None else batch
     heard = Heard(network, batch.mask)
 
     def believe(x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = heard(x_t, t)
-        return network.believe(logits), logits.argmax(-1)
+        out = heard(x_t, t)
+        return network.believe(out), network.logits(out).argmax(-1)
 
     decoder = BayesDecoder(network.rows, torch.from_numpy(module.data.shares()))
     rng = module.randomness.sample("skill", module.device)

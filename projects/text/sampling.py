@@ -15,13 +15,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from projects.text.network import Denoiser
+from projects.text.network import Network
 from shared import sampling as house
 from shared.processes import Dpm2m, Gaussian, Heun, time_of
 from shared.processes.draws import Rng
 from shared.sampling import Denoise, Step
 from shared.training.samples import SamplingOptions
 
+Clamp = Callable[..., Denoise]  # denoise, metric=, start= -> the belief moved to rows where t <= start
 LEAST_TIME = 1e-3  # below it every word is read: equal strides of the log-SNR end there
 
 
@@ -69,15 +70,16 @@ class Walk(NamedTuple):
 class Speaker:
     """network(x, t, belief) as a belief of x0; remembers the logits it last gave, [B, L, V]."""
 
-    def __init__(self, network: Denoiser, temperature: float = 1.0):
+    def __init__(self, network: Network, temperature: float = 1.0):
         self.network, self.temperature = network, temperature
         self.logits = torch.empty(0)
         self.valid: Tensor | None = None  # bool [B, L], where sentences have their lengths given
 
     def __call__(self, x: Tensor, t: Tensor, belief: Tensor) -> Tensor:
         where = () if self.valid is None else (self.valid,)
-        self.logits = self.network(x, t, belief, *where) / self.temperature
-        return self.network.believe(self.logits)
+        out = self.network(x, t, belief, *where)
+        self.logits = self.network.logits(out) / self.temperature
+        return self.network.believe(out, self.temperature)
 
     @property
     def training(self) -> bool:
@@ -89,27 +91,33 @@ class Speaker:
         return ids, score
 
 
-def walk(network: Denoiser, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
-    """The walk of n sentences as the options say. star: log-SNR at which words are decided."""
+def walk(
+    network: Network, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float, clamp: Clamp | None = None
+) -> Walk:
+    """The walk of n sentences as the options say, by steps of the process.
+
+    star: log-SNR at which words are decided. clamp: how a belief is moved (None: to the rows of the network).
+    """
     rows = network.rows.rows
+    clamp = clamp or partial(house.rounded, table=rows)
     like = rows.new_empty(n, network.length, rows.shape[1])
     speaker = Speaker(network, options.logit_temperature)
 
     def heard() -> Denoise:
         """The network with a memory of its own for what it believed before."""
-        return believed(house.self_conditioned(speaker), process, rows, options)
+        return believed(house.self_conditioned(speaker), process, options, clamp)
 
     x = options.initial_noise_scale * process.prior(like, rng)
     step = stepping(process, heard, options, star, rng, x.device)
     return Walk(heard(), step, x, grid(process, options, x.device), speaker)
 
 
-def believed(denoise: Denoise, process: Gaussian, rows: Tensor, options: Sampling) -> Denoise:
+def believed(denoise: Denoise, process: Gaussian, options: Sampling, clamp: Clamp) -> Denoise:
     """The belief, sharpened and moved to rows where the options wish it."""
     if options.score_temperature != 1:
         denoise = sharpened(denoise, process, options.score_temperature)
     if options.clamp == "nearest":
-        denoise = house.rounded(denoise, rows, options.clamp_metric, start=1 - options.clamp_start)
+        denoise = clamp(denoise, metric=options.clamp_metric, start=1 - options.clamp_start)
     return denoise
 
 
@@ -127,7 +135,8 @@ def stepping(
     process: Gaussian, heard: Callable[[], Denoise], options: Sampling, star: float, rng: Rng, device: torch.device
 ) -> Step:
     """The step of the kind, its randomness bound. Heun's second look goes down the levels by itself, one behind."""
-    flat, noisy = Gaussian(process.schedule), partial(Gaussian(process.schedule, eta=1.0).step, rng=rng)
+    flat, posterior = (type(process)(process.schedule, eta=eta) for eta in (0.0, 1.0))
+    noisy = partial(posterior.step, rng=rng)
     afresh = partial(house.renoise(flat), rng=rng)
     if options.kind == "heun":
         return Heun(flat, heard())

@@ -6,16 +6,22 @@ Dieleman et al. 2022), `Affine` is learnt with the bound (Plaid, Gulrajani and H
 `calibrate(log_snr, loss)` takes in what training saw, detached. gamma = -log_snr. Knows no tokens.
 """
 
-from typing import Protocol
+import math
+from functools import partial
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.processes.schedules import PiecewiseCdf, derivative, time_of
+from projects.text.resolution import LOG_SNR_MAX
+from shared.processes import VariancePreserving, at_least, cosine, rooted, square_root, squared
+from shared.processes.schedules import PiecewiseCdf, Schedule, Signal, derivative, time_of
+from shared.training.pretrained import build
 
 SCALE = 0.85  # of Gumbel, in nats: about the width of the law itself
 SCALES = (0.2, 5.0)  # between which a fitted scale stays
+CLEANEST = math.sqrt(1 / (1 + math.exp(-LOG_SNR_MAX)))  # alpha of the last level before data
 
 
 class Warp(Protocol):
@@ -46,9 +52,14 @@ class Gumbel(nn.Module):
             raise ValueError(
                 f"location {location}, scale {scale}: want -location in ({log_snr_min}, {log_snr_max}), scale > 0"
             )
-        self.low, self.high = log_snr_min, log_snr_max
+        self.low, self.high, self.start = log_snr_min, log_snr_max, (location, scale)
         self.register_buffer("location", torch.tensor(location, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def settle(self, depth: int) -> None:
+        """Back to where it began."""
+        self.location.fill_(self.start[0])
+        self.scale.fill_(self.start[1])
 
     def _log_cdf(self, log_snr: Tensor | float) -> Tensor:
         """ln F at a level."""
@@ -77,14 +88,30 @@ class Gumbel(nn.Module):
 class Monotone(PiecewiseCdf):
     """CDCD's: piecewise linear, follows the running loss per level, a tenth of it flat so that no level starves."""
 
+    def settle(self, depth: int) -> None:
+        """Flat again."""
+        self.loss.zero_()
+        self.seen.zero_()
+        self.edges.copy_(torch.linspace(0, 1, len(self.edges)))
+
 
 class Fitted(Gumbel):
     """A Gumbel that follows the loss: where the running curve is F, -ln(-ln F) is a straight line in gamma."""
 
     def __init__(self, location: float, log_snr_min: float, log_snr_max: float, scale: float = SCALE):
         super().__init__(location, log_snr_min, log_snr_max, scale)
-        self.curve = PiecewiseCdf(log_snr_min, log_snr_max, uniform=0.0)
+        self.curve = Monotone(log_snr_min, log_snr_max, uniform=0.0)
         self.curve.start_from(self)
+
+    def settle(self, depth: int) -> None:
+        super().settle(depth)
+        self.curve.start_from(self)
+
+    def start_from(self, other: Gumbel) -> None:
+        """Take the law of another."""
+        self.location.copy_(other.location)
+        self.scale.copy_(other.scale)
+        self.curve.start_from(other)
 
     @torch.no_grad()
     def calibrate(self, log_snr: Tensor, loss: Tensor) -> None:
@@ -106,11 +133,15 @@ class Relay(nn.Module):
 
     handed: Tensor
 
-    def __init__(self, first: Gumbel, second: Monotone):
+    def __init__(self, first: Gumbel, second: Monotone | Fitted):
         super().__init__()
         self.first, self.second = first, second
-        second.start_from(first)
         self.register_buffer("handed", torch.zeros((), dtype=torch.bool))
+        self.settle(0)
+
+    def settle(self, depth: int) -> None:
+        self.second.start_from(self.first)
+        self.handed.fill_(False)
 
     def hand_over(self) -> None:
         """From now on the second; no host sync, so it may be called in every update."""
@@ -138,9 +169,20 @@ class Affine(nn.Module):
 
     def __init__(self, gamma_0: float = -3.0, gamma_1: float = 6.0, width: int = 64):
         super().__init__()
-        self.gamma_0, self.gamma_1 = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1))
-        self.line, self.heights = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((width,), -5.0))
-        self.slopes, self.centres = nn.Parameter(torch.full((width,), 10.0)), nn.Parameter(torch.linspace(0, 1, width))
+        self.start = gamma_0, gamma_1
+        self.gamma_0, self.gamma_1, self.line = (nn.Parameter(torch.empty(())) for _ in range(3))
+        self.heights, self.slopes, self.centres = (nn.Parameter(torch.empty(width)) for _ in range(3))
+        self.settle(0)
+
+    @torch.no_grad()
+    def settle(self, depth: int) -> None:
+        """Back to its ends, and nearly a line between them."""
+        self.gamma_0.fill_(self.start[0])
+        self.gamma_1.fill_(self.start[1])
+        self.line.zero_()
+        self.heights.fill_(-5.0)
+        self.slopes.fill_(10.0)
+        self.centres.copy_(torch.linspace(0, 1, len(self.centres)))
 
     def _rise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """A rising function of t, and its derivative."""
@@ -165,3 +207,30 @@ class Affine(nn.Module):
     @torch.no_grad()
     def density(self, log_snr):
         return -1 / derivative(self.log_snr, self.quantile(log_snr))
+
+
+# --- schedules of papers, which are no warps --------------------------------------------------------------------------
+
+
+def preserving(
+    kind: Literal["square_root", "cosine"], offset: float | None = None, normalised: bool = True
+) -> Schedule:
+    """By name, with the floor of alpha^2 that is left of the paper's last step. normalised: begins without noise.
+
+    offset: from the clean end (None: the paper's).
+    """
+    if kind == "cosine":
+        fn, floor = cosine(0.008 if offset is None else offset), 1e-8
+    else:
+        fn, floor = square_root(1e-4 if offset is None else offset, from_zero=normalised), 2.02e-7
+    return build(VariancePreserving, fn=noised(rooted(at_least(squared(fn), floor))))
+
+
+def noised(fn: Signal) -> Signal:
+    """fn kept off 1, but for t = 0 itself: float32 would round a little noise to none, and the bias divides by it."""
+    return partial(_noised, fn=fn)
+
+
+def _noised(t: Tensor, fn: Signal) -> Tensor:
+    alpha = fn(t)
+    return torch.where(t > 0, alpha.clamp(max=CLEANEST), alpha)

@@ -6,7 +6,7 @@ Needs torch, safetensors and the project's network; no Lightning, no pickle. Doe
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -50,14 +50,17 @@ def description(thing: Any) -> Any:
     raise ValueError(f"{thing!r:.80} cannot be made again from a file; make it by pretrained.build(Class, ...).")
 
 
-def rebuild(said: Any) -> Any:
-    """The thing that a description describes; a network with fresh weights."""
+def rebuild(said: Any, known: Sequence[Any] = ()) -> Any:
+    """The thing that a description describes; a network with fresh weights. known: things that are there already, each
+    in place of another one of its description."""
     if isinstance(said, list):
-        return [rebuild(value) for value in said]
+        return [rebuild(value, known) for value in said]
     if not isinstance(said, Mapping):
         return said
+    if there := [each for each in known if description(each) == said]:
+        return there[0]
     function = said.get("function")
-    given = {name: rebuild(value) for name, value in said["arguments" if function else "init_args"].items()}
+    given = {name: rebuild(value, known) for name, value in said["arguments" if function else "init_args"].items()}
     found = _find(function or said["class_path"])
     return build(found, **given) if not function else partial(found, **given) if given else found
 
@@ -118,7 +121,8 @@ class Parts(nn.Module):
             raise Mistake(f"{path} does not say how its network is made. Let the module make it by pretrained.build.")
         with torch.random.fork_rng(devices=[]):
             self.network = rebuild(said["network"])
-        self.process = rebuild(said.get("process"))
+        both = [each for each in self.network.made[1].values() if hasattr(each, "made")]  # a schedule may be learnt
+        self.process = rebuild(said.get("process"), known=both)
 
 
 def parts(

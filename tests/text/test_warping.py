@@ -3,9 +3,14 @@
 import pytest
 import torch
 
+from projects.text.module import Warp
 from projects.text.resolution import span
 from projects.text.warping import SCALE, Affine, Fitted, Gumbel, Monotone, Relay
+from shared.networks import initialise
 from shared.processes import Warped
+from shared.training import checkpoints
+from shared.training.pretrained import load_for_sampling
+from tests.lines import ROOT, Line, built
 
 LOW, HIGH = span(32)
 
@@ -166,3 +171,62 @@ def test_every_parameter_of_affine_learns():
 def test_a_location_outside_the_levels_is_refused():
     with pytest.raises(ValueError, match="want -location in"):
         Gumbel(20.0, LOW, HIGH)
+
+
+# --- begun anew, and learnt where others read them
+
+
+@pytest.mark.parametrize("name", WARPS)
+def test_a_warp_that_was_built_without_memory_begins_as_any_other(name):
+    with torch.device("meta"):
+        warp = WARPS[name]()
+    warp = warp.to_empty(device="cpu")
+    for value in [*warp.parameters(), *warp.buffers()]:
+        value.detach().fill_(1)
+    initialise(warp, 1)
+    fresh = WARPS[{"monotone": "flat", "relay-second": "relay-first"}.get(name, name)]().state_dict()
+    assert all(torch.equal(value, fresh[part]) for part, value in warp.state_dict().items())
+
+
+def test_a_fitted_gumbel_that_takes_over_begins_as_the_first():
+    warp, t = Relay(Gumbel(2.0, LOW, HIGH, scale=1.2), Fitted(0.5, LOW, HIGH)), torch.linspace(0, 1, 50)
+    before = warp.log_snr(t)
+    warp.hand_over()
+    curve, wanted = warp.second.curve, Fitted(2.0, LOW, HIGH, scale=1.2).curve
+    assert torch.equal(warp.log_snr(t), before) and torch.equal(curve.edges, wanted.edges)
+
+
+def test_a_warp_that_follows_as_a_gumbel_stays_one():
+    warp = Warp(location=2.0, follow=0.0, follow_as="gumbel").built(1.3, 32.0)
+    warp.hand_over()
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    level = torch.linspace(LOW, HIGH, 3000, dtype=torch.float64)
+    for _ in range(600):
+        warp.calibrate(level, Gumbel(3.5, LOW, HIGH).quantile(level))
+    assert float(warp.second.location) == pytest.approx(3.5, abs=0.1)
+    found = Gumbel(float(warp.second.location), LOW, HIGH, float(warp.second.scale))
+    assert torch.allclose(warp.log_snr(t), found.log_snr(t))
+
+
+@pytest.fixture(scope="module", params=["monotone", "gumbel"])
+def followed_run(request, tmp_path_factory):
+    """A run of eight updates whose warp follows from the third on."""
+    line, root = Line("text"), tmp_path_factory.mktemp(request.param)
+    flags = ["--model.warp.follow=0.25", f"--model.warp.follow_as={request.param}", "--run.test_after_fit=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        line.run(*line.fit(root, "a", *flags))
+        yield line.folder(root) / "a"
+
+
+def test_a_walk_from_a_file_visits_the_levels_that_were_learnt(followed_run):
+    """By every way in: the command line's, and that of a file alone."""
+    stored = checkpoints.read(followed_run)["state_dict"]
+    t = torch.linspace(0.01, 0.99, 50)
+    module = built("text", [f"--ckpt_path={followed_run}"], "sample", "sample").model
+    _, process = load_for_sampling(followed_run)
+    learnt = module.network.warp.second
+    assert all(torch.equal(value, stored[f"network.warp.second.{name}"]) for name, value in learnt.state_dict().items())
+    for walked in (module.process, process):
+        assert torch.equal(walked.schedule.log_snr(t), learnt.log_snr(t))
+    assert (learnt.log_snr(t) - module.network.warp.first.log_snr(t)).abs().max() > 0.01
