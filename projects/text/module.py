@@ -146,7 +146,7 @@ class TextDiffusion(LightningModule):
     @property
     def log_snr_star(self) -> float:
         """Where words are decided: SNR* of the data's entropy."""
-        return -resolution.location(self.data.entropy, self.network.rows.radius**2)
+        return -resolution.location(self.data.entropy, float(self.network.rows.radius_squared))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.data.told())
