@@ -49,9 +49,7 @@ def calibrate(cli: Any) -> None:
     """R^2, entropy, SNR*, where the warp stands and how much of t lies in the window; calibration.json of a run"""
     data, rows = cli.model.data, cli.model.network.rows
     folder = cli.layers.run and cli.layers.run.folder
-    calibration.calibrate(
-        data.entropy, len(data.vocabulary), float(rows.radius_squared), folder, data.source.estimated
-    )
+    calibration.calibrate(data.entropy, len(data.vocabulary), float(rows.radius_squared), folder, data.source.estimated)
 
 
 def schedules(cli: Any) -> None:

@@ -16,7 +16,7 @@ def ranks(launch, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=MADE)
 def both(request, ranks, tmp_path_factory):
-    """(folder of the run, what its steps saw, of each rank) of one process that saw the whole batch, and of two ranks."""
+    """(folder of the run, what the steps of each rank saw) of one process with the whole batch, and of two ranks."""
     folder, name = tmp_path_factory.mktemp("one"), MADE[request.param].__name__
     alone, together = MADE[request.param](folder), ranks(request.param)
     home = ranks.folder / request.param
@@ -25,7 +25,6 @@ def both(request, ranks, tmp_path_factory):
 
 def test_twenty_updates_on_two_ranks_equal_those_of_one_process(both):
     one, two = (run for run, _ in both)
-    print(furthest(adapted.losses(two), adapted.losses(one)), adapted.apart(adapted.stored(two), adapted.stored(one)))
     assert len(adapted.losses(one)) == UPDATES and furthest(adapted.losses(two), adapted.losses(one)) < 1e-5
     assert adapted.apart(adapted.stored(two), adapted.stored(one)) < 1e-4
 

@@ -1,4 +1,4 @@
-"""An export wants torch and safetensors (and YAML, of its config): where nothing else can be imported it says the same."""
+"""An export wants torch, safetensors and (for its config) YAML: where nothing else can be imported it says the same."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ LOGITS = """
 import sys, sysconfig
 from pathlib import Path
 
-WITH_TORCH = "numpy sympy mpmath typing_extensions filelock packaging jinja2 markupsafe networkx fsspec torchgen functorch"
+WITH_TORCH = "numpy sympy mpmath typing_extensions filelock jinja2 markupsafe networkx fsspec torchgen functorch"
 ALLOWED = {"torch", "safetensors", "yaml", "_yaml", "shared", "projects", "packages", *WITH_TORCH.split()}
 INSTALLED = {path.name.partition(".")[0] for path in Path(sysconfig.get_paths()["purelib"]).iterdir()}
 

@@ -1,7 +1,6 @@
-"""Target, clamp, head and walk read one table; what is learnt is what stands there, with the mask and belief of a walk."""
+"""Target, clamp, head and walk read one table; what is learnt is what stands there, as the walk will see it."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from projects.text.data import TextData
 from projects.text.health import recovered
 from projects.text.module import OBJECTIVES, Embedding
 from projects.text.sampling import Sampling
+from shared.processes import draws
 from tests.text.trunks import batch_of, padded, text_module
 
 NOISED = ("cross_entropy", "elbo")
@@ -38,18 +38,16 @@ def test_words_that_change_places_in_the_table_change_them_in_target_clamp_head_
 
 @pytest.mark.parametrize("objective", NOISED)
 def test_what_is_noised_are_rows_of_the_table_and_nothing_else(objective):
-    """No position, no dropout, no norm of a sum: with the same noise x_t differs by alpha times the rows' difference."""
-    module, seen = text_module(objective=objective), []
-    batch, t = batch_of(module), torch.full((8,), 0.4)
-    other = replace(batch, ids=batch.ids.flip(1))
-    hook = module.network.register_forward_hook(lambda net, given, out: seen.append((given, net.schedule)))
-    for each in (batch, other):
-        module.train().objective.loss(module, each, t, generators(8))
+    """No position, no dropout, no norm of a sum: x_t is alpha E[w] + sigma eps, and sees w by no other way."""
+    module, seen = text_module(objective=objective).train(), []
+    batch, network = batch_of(module), module.network
+    hook = network.register_forward_hook(lambda net, given, out: seen.append((*given, net.schedule)))
+    module.objective.loss(module, batch, torch.full((8,), 0.4), generators(8))
     hook.remove()
-    ((x, at, *_), schedule), ((y, *_), _) = seen[1], seen[-1]
-    rows = module.network.rows
-    wanted = schedule.alpha(at).view(-1, 1, 1) * (rows(batch.ids) - rows(other.ids))
-    torch.testing.assert_close(x - y, wanted, rtol=1e-4, atol=1e-4)
+    x_t, t, *_, schedule = seen[-1]
+    alpha, sigma = (scale(t).view(-1, 1, 1) for scale in (schedule.alpha, schedule.sigma))
+    wanted = alpha * network.rows(batch.ids) + sigma * draws.normal(x_t.shape, generators(8))
+    torch.testing.assert_close(x_t, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", NOISED)
