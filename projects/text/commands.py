@@ -67,7 +67,7 @@ def calibrate(cli: Any) -> None:
     """R^2, entropy, SNR*, where the warp stands and how much of t lies in the window; calibration.json of a run"""
     data, rows = cli.model.data, cli.model.network.rows
     folder = cli.layers.run and cli.layers.run.folder
-    calibration.calibrate(data.entropy, len(data.vocabulary), rows.radius**2, folder, data.source.estimated)
+    calibration.calibrate(data.entropy, len(data.vocabulary), float(rows.radius_squared), folder, data.source.estimated)
 
 
 def schedules(cli: Any) -> None:
@@ -107,7 +107,7 @@ def denoise(cli: Any) -> None:
     said = module.words(drawn.ids[:1])[0]
     print("\n".join(moments.table(options.shown)))
     print(f"in the end: {module.spoken(said)}")
-    score, radius = float(drawn.score[0].sum()), module.network.rows.radius
+    score, radius = float(drawn.score[0].sum()), float(module.network.rows.radius_squared) ** 0.5
     print(f"log-probability of the tokens {score:.2f}, length of a row {radius:.2f}")
 
 

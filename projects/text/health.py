@@ -51,7 +51,7 @@ def effective_rank(rows: Tensor) -> float:
 def recovered(table: Rows) -> float:
     """Share of rows that are the nearest to themselves at SNR 12 ln(V) / R^2, where the bound asks for the token."""
     rows, count = table.rows, len(table.rows)
-    log_snr = torch.tensor(math.log(12 * math.log(count)) - 2 * math.log(table.radius))
+    log_snr = torch.tensor(math.log(12 * math.log(count) / float(table.radius_squared)))
     alpha, sigma = scales(log_snr)
     ids = torch.randint(count, (DRAWS,), generator=(rng := sample_rng(0, "health")))
     noise = torch.randn(DRAWS, rows.shape[1], generator=rng).to(rows)

@@ -313,7 +313,8 @@ class TextDiffusion(LightningModule):
         return spoken(row, self.compat.joined(self.data.source.joined))
 
     def show(self, samples: list[Spoken], folder: Path) -> list[Path]:
-        """samples.jsonl: ids, text, log-probability of every token, how they were drawn."""
+        """The sentences printed; samples.jsonl: ids, text, log-probability of every token, how they were drawn."""
+        print(*(f"{seed:<12}{sample.text}" for seed, sample in enumerate(samples, self.sampling.first)), sep="\n")
         return [write_lines(samples, self.told(), self.network, folder / "samples.jsonl")]
 
     def draw(self, folder: Path, update: int) -> list[Path]:

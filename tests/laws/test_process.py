@@ -82,7 +82,7 @@ def test_strides_compose(case):
 
 
 @law(REAL)
-def test_a_walk_has_the_snr_it_claims(case):
+def test_a_walk_of_any_stride_has_the_snr_it_claims(case):
     strides.a_walk_has_the_snr_it_claims(case)
 
 

@@ -160,11 +160,12 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(module):
 
 def test_times_of_training_come_near_every_level_of_every_grid(module):
     """The walk asks only levels that training draws, at any number of steps."""
-    drawn = (
-        torch.cat([module.randomness.times(replace(Share.of(range(96)), update=update)) for update in range(20)])
-        .sort()
-        .values
-    )
+    seen = []
+    hook = module.network.register_forward_pre_hook(lambda net, given: seen.append(given[1]))
+    for update in range(20):
+        module.training_step(module.data.sentences("train", replace(Share.of(range(96)), update=update)), 0)
+    hook.remove()
+    drawn = torch.cat(seen).sort().values
     for steps in (1, 8, 64, 256):
         for kind in ("warp", "log_snr"):
             options = replace(module.sampling, steps=steps, grid=kind)
@@ -194,13 +195,14 @@ def test_the_noise_of_a_walk_is_the_noise_of_its_schedule(module):
     assert any("SNR off by +" in line for line in moments.seen[0]._replace(std=1.2).lines())
 
 
-def test_samples_are_text_ids_and_scores_and_one_line_each(module, tmp_path):
+def test_samples_are_text_ids_and_scores_and_one_line_each(module, tmp_path, capsys):
     module.sampling = replace(module.sampling, steps=2, count=2)
     drawn = module.sample([0, 1])
     (file,) = module.show(drawn, tmp_path)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["seed"] for line in lines] == [0, 1] and lines[0]["steps"] == 2
     assert lines[1]["ids"] == drawn[1].data["ids"].tolist() and lines[1]["text"] == drawn[1].text
+    assert capsys.readouterr().out.splitlines() == [f"{n:<12}{sample.text}" for n, sample in enumerate(drawn)]
 
 
 def test_a_batch_counts_flops_of_its_beliefs_apart(module):

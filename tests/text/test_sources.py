@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +18,7 @@ from projects.text.network import Trunk
 from projects.text.options import Options
 from projects.text.read import Known, Read
 from projects.text.sources import opened, told
-from shared.training.batches import Share
+from shared.training.batches import Share, loader
 from shared.training.errors import Mistake
 from tests.lines import awake
 from tests.text.corpora_made import articles, restaurants
@@ -82,6 +84,20 @@ def test_two_ranks_see_every_training_row_once_in_a_pass(folder):
     seen = [b.index for rank in (0, 1) for b in taken(data_of(folder, rank, 2), updates)]
     index = torch.cat(seen)
     assert len(set(index.tolist())) == len(index) == 12 * updates > size - 12 and int(index.max()) < size
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+def test_two_ranks_of_four_workers_each_see_every_training_row_once_in_a_pass(folder):
+    """Batches that workers build are those of the process, so none of them replays another's stream."""
+    seen = []
+    for rank in (0, 1):
+        data = data_of(folder, rank, 2)
+        updates, order = data.source.size() // 12, data.train_dataloader().batches
+        built = list(islice(loader(order, partial(data.sentences, "train"), workers=4), updates))
+        for here, there in zip(taken(data, updates), built, strict=True):
+            assert torch.equal(here.ids, there.ids) and torch.equal(here.index, there.index)
+        seen += [batch.index for batch in built]
+    assert len(torch.cat(seen)) == len(torch.cat(seen).unique()) == 12 * updates > data.source.size() - 12
 
 
 def test_two_ranks_share_all_held_out_rows(folder):
@@ -197,6 +213,21 @@ def test_tokens_of_ragged_rows_weigh_the_same_in_any_share(folder):
     parts = [taken(data_of(folder, rank, 2, packing="none"), 1)[0] for rank in (0, 1)]
     assert {part.global_units for part in parts} == {whole.global_units} == {int(whole.valid.sum())}
     assert sum(part.num_units for part in parts) == whole.global_units
+
+
+@pytest.mark.parametrize("shards", [1, 3, 4])
+def test_the_loss_of_ragged_rows_is_the_mean_over_tokens_however_they_are_cut(folder, shards, monkeypatch):
+    """Of an update in one, and of micro-batches with more and fewer tokens, as their gradients are averaged."""
+    data = data_of(folder, packing="none")
+    data.trainer.accumulate_grad_batches = shards
+    module, parts, seen = module_of(data), taken(data, shards), []
+    module.randomness, module.network.belief = replace(module.randomness, mode="sample"), None
+    loss = module.objective.loss
+    monkeypatch.setattr(module.objective, "loss", lambda *given: seen.append(loss(*given)) or seen[-1], raising=False)
+    steps = [float(module.training_step(part, 0)["loss"].detach()) for part in parts]
+    nats = sum(float(losses.total.detach().sum()) for losses in seen)
+    assert sum(steps) / shards == pytest.approx(nats / sum(part.num_units for part in parts), rel=1e-5)
+    assert len({part.num_units for part in parts}) > (shards > 1)
 
 
 def test_sentences_without_modelled_padding_are_drawn_in_lengths_of_training(folder):
@@ -316,6 +347,15 @@ def test_what_cannot_be_read_is_said_in_one_sentence(folder, more, words):
 def test_rows_of_the_grammar_are_padded():
     with pytest.raises(ValueError, match=r"data\.packing is concat; rows of the grammar are eos_pad"):
         opened(Options(packing="concat"))
+
+
+def test_a_sentence_is_read_as_the_text_that_trained(folder, read):
+    """The same vocabulary, and nothing put in or left out on either way."""
+    tales = opened(options(folder, "tales.txt", sample_by="line", packing="eos_pad", length=24))
+    for source in (read, tales):
+        text = next(iter(source.training)).text
+        assert source.row(text) == source.take("train", np.array([0])).ids[0].tolist()
+        assert source.vocabulary.decode(source.row(text), clean=True).split() == text.split()
 
 
 def test_a_sentence_of_words_becomes_a_row(folder, read):
