@@ -20,7 +20,9 @@ from projects.text.resolution import scales
 from projects.text.rounding import Rows
 from projects.text.warping import Affine
 from shared.objectives import cross_entropy
+from shared.processes import Warped
 from shared.processes.draws import Rng
+from shared.processes.schedules import Schedule
 from shared.training.errors import Mistake
 from shared.training.pretrained import build
 
@@ -34,14 +36,14 @@ FIRST, LAST = -3.0, 6.0  # gamma where the warp starts and ends, for rows of len
 class Elbo(CrossEntropy):
     """The bound, in nats summed over the counted tokens; it evaluates and walks as `CrossEntropy` does."""
 
-    def warp(self, module: TextDiffusion, rows: Rows) -> Affine:
+    def schedule(self, module: TextDiffusion, rows: Rows) -> Schedule:
         if rows.norm == "free" and module.embedding.radius is None:
             raise Mistake(
                 "model.objective is elbo, which wants to know how long rows are, and model.embedding.norm is free with"
                 " no radius; set model.embedding.radius, or norm sphere."
             )
         reach = 2 * math.log(rows.radius)
-        return build(Affine, gamma_0=FIRST + reach, gamma_1=LAST + reach)
+        return build(Warped, cdf=build(Affine, gamma_0=FIRST + reach, gamma_1=LAST + reach))
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
@@ -50,11 +52,11 @@ class Elbo(CrossEntropy):
         with told_levels(network):
             x_t = torch.where(known, x0, corrupted(x0, level.log_snr, rng))
             belief = module.earlier_belief(x_t, level.log_snr.detach(), batch.mask)
-            logits = network(x_t, level.log_snr, belief, batch.mask)
-        walked = level.slope / 2 * level.log_snr.exp() * error(x0, network.believe(logits), where)
+            out = network(x_t, level.log_snr, belief, batch.mask)
+        walked = level.slope / 2 * level.log_snr.exp() * error(x0, network.believe(out), where)
         level.weighs(walked / where.sum(1))
         total = walked + self.ends(network, x0, batch, rng)
-        found = named(logits, batch, t)
+        found = named(network.logits(out), batch, t)
         return Losses(total.float(), found.ce, found.accuracy, t)
 
     def ends(self, network: Any, x0: Tensor, batch: Sentences, rng: Rng) -> Tensor:

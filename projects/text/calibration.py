@@ -14,8 +14,8 @@ import torch
 
 from projects.text.diagnostics import ROWS, STEPS
 from projects.text.resolution import BayesDecoder, Window, location, snr_star, span, window
-from projects.text.warping import SCALE, Gumbel
-from shared.processes import VariancePreserving, Warped, at_least, cosine, linear, rooted, square_root, squared, time_of
+from projects.text.warping import SCALE, Gumbel, preserving
+from shared.processes import VariancePreserving, Warped, at_least, linear, rooted, square_root, time_of
 from shared.processes.schedules import Schedule
 from shared.training.layout import plain
 from shared.training.report import save_figure
@@ -60,14 +60,13 @@ def recommended_width(vocabulary_size: int) -> int:
 
 
 def schedules(entropy: float, radius_squared: float) -> dict[str, Schedule]:
-    """By name; the floors of the discrete ones are those of their papers' last step, in alpha^2."""
-    kept = {
-        "cosine": at_least(squared(cosine(0.008)), 1e-8),
-        "square root": at_least(squared(square_root()), 2.02e-7),
-        "linear": at_least(linear, 1e-8),
+    """By name."""
+    return {
+        "cosine": preserving("cosine"),
+        "square root": preserving("square_root"),
+        "linear": VariancePreserving(rooted(at_least(linear, 1e-8))),
+        "warp": Warped(Gumbel(location(entropy, radius_squared), *span(radius_squared))),
     }
-    warp = Gumbel(location(entropy, radius_squared), *span(radius_squared))
-    return {**{name: VariancePreserving(rooted(fn)) for name, fn in kept.items()}, "warp": Warped(warp)}
 
 
 def calibrate(

@@ -100,7 +100,7 @@ def require_noise(module: Any, what: str) -> None:
         objective = type(module.objective).__name__.lower()
         raise Mistake(
             f"{what} asks for noise on rows, and the objective here is {objective}, which has none; name a run of"
-            " cross_entropy or elbo."
+            " cross_entropy, diffusion_lm or elbo."
         )
 
 

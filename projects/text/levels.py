@@ -48,7 +48,7 @@ def asked(module: TextDiffusion, batch: Sentences) -> tuple[Noised, Believe, Bel
 
     def believe(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         out = heard(x_t, t)
-        return network.believe(out), out
+        return network.believe(out), network.logits(out)
 
     decoder = BayesDecoder(network.rows, torch.from_numpy(module.data.shares()))
     rng = [module.randomness.sample(("levels", n), module.device) for n in batch.index.tolist()]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from packages.text.rows import sentence
 from packages.text.vocabulary import PAD
-from projects.text.network import Denoiser
+from projects.text.network import Network
 from projects.text.resolution import scales
 from shared.objectives import cross_entropy
 from shared.processes import draws
@@ -60,7 +60,7 @@ class Levels(Schedule):
 
 
 @contextmanager
-def told_levels(network: Denoiser) -> Iterator[None]:
+def told_levels(network: Network) -> Iterator[None]:
     """Inside, the network takes log-SNR in place of t."""
     schedule, network.schedule = network.schedule, Levels()
     try:
@@ -69,9 +69,10 @@ def told_levels(network: Denoiser) -> Iterator[None]:
         network.schedule = schedule
 
 
-def ends(network: Denoiser) -> tuple[float, float]:
-    """log-SNR at gamma_rec = ln(R^2 / (12 ln V)), or where the warp starts if that is noisier, and at gamma_1."""
-    clean, noisy = network.warp.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+def ends(network: Network) -> tuple[float, float]:
+    """log-SNR at gamma_rec = ln(R^2 / (12 ln V)), or where the levels start if that is noisier, and at gamma_1."""
+    levels = network.schedule if network.warp is None else network.warp
+    clean, noisy = levels.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     count, radius_squared = network.rows.num_embeddings, float(network.rows.radius_squared)
     return min(clean, math.log(12 * math.log(count) / radius_squared)), noisy
 
@@ -105,7 +106,7 @@ def bound(module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Ten
 
     with told_levels(network):
         first = x0.new_full((len(x0),), clean)
-        read = cross_entropy(heard(seen(first), first), batch.ids, where).double() * where.sum(1)
+        read = cross_entropy(network.logits(heard(seen(first), first)), batch.ids, where).double() * where.sum(1)
         total = read + prior_kl(x0, noisy, where)
         for level in range(levels):
             place = (level + draws.uniform(first.shape, rng, torch.float64, x0.device)) / levels
@@ -116,9 +117,9 @@ def bound(module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Ten
 
 
 class Heard:
-    """Logits of a network that hears what it believes of the same x_t when it has heard nothing, if it can hear."""
+    """What a network gives that hears what it believes of the same x_t when it has heard nothing, if it can hear."""
 
-    def __init__(self, network: Denoiser, valid: Tensor | None):
+    def __init__(self, network: Network, valid: Tensor | None):
         self.network, self.valid = network, valid
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

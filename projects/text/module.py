@@ -6,6 +6,7 @@ The training step asks its objective for a loss and divides by tokens. What surr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,25 +22,30 @@ from projects.text.autoregressive import Autoregressive
 from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
 from projects.text.data import Sentences, TextData
+from projects.text.diffusion_lm import DiffusionLM, Rounding
+from projects.text.encoder import Encoder
 from projects.text.evaluate import Evaluation
 from projects.text.likelihood import Likelihood, NLLBound
 from projects.text.masked import Masked
-from projects.text.network import Denoiser, Trunk
+from projects.text.network import Denoiser, Network, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
 from projects.text.pictures import FromTheStart, Moments, Spoken, draw, spoken, write_lines
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling, Walk
-from projects.text.warping import Gumbel, Monotone, Relay
-from shared.networks import flops
+from projects.text.warping import Gumbel, Monotone, Relay, preserving
 from shared.objectives import share
+from shared.processes import Warped
+from shared.processes.schedules import Schedule
 from shared.sampling import sample
 from shared.training import optim
 from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Results
 
+TRUNKS: dict[str, type[Network]] = {"denoiser": Denoiser, "encoder": Encoder}
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
+    "diffusion_lm": DiffusionLM,
     "elbo": Elbo,
     "masked": Masked,
     "autoregressive": Autoregressive,
@@ -63,18 +69,38 @@ class Embedding:
 
 @dataclass
 class Warp:
-    """Where training looks along the noise: gamma = -log-SNR follows a Gumbel law.
+    """Where training looks along the noise. kind: of the schedule. gumbel = gamma = -log-SNR follows a Gumbel law;
+    square_root, cosine = those of the papers, offset (None: 1e-4, .008) from their clean end.
 
-    location: its middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the updates
-    after which the warp follows the loss of each level instead (None: never). The objective elbo learns its own.
+    location: the law's middle (None: at SNR*, from the entropy of the data). scale: in nats. follow: the share of the
+    updates after which the warp follows the loss of each level instead (None: never). The objective elbo learns its
+    own. normalised: the square root begins without noise.
     """
 
+    kind: Literal["gumbel", "square_root", "cosine"] = "gumbel"
     location: float | None = None
     scale: float = 0.85
     follow: float | None = None
+    offset: float | None = None
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        if self.follow is not None and self.kind != "gumbel":
+            raise ValueError(
+                f"model.warp.follow is {self.follow} and model.warp.kind {self.kind}, which stays as it is; leave"
+                " follow out, or take kind gumbel."
+            )
+        if self.kind == "cosine" and not self.normalised:
+            raise ValueError("model.warp.kind is cosine and normalised false; square_root alone has two forms.")
+
+    def schedule(self, entropy: float, radius_squared: float) -> Schedule:
+        """For data of that entropy, and rows of that length."""
+        if self.kind == "gumbel":
+            return build(Warped, cdf=self.built(entropy, radius_squared))
+        return preserving(self.kind, self.offset, self.normalised)
 
     def built(self, entropy: float, radius_squared: float) -> Gumbel | Relay:
-        """For data of that entropy, and rows of that length."""
+        """The law as a warp."""
         middle = resolution.location(entropy, radius_squared) if self.location is None else self.location
         low, high = resolution.span(radius_squared)
         first = build(Gumbel, location=middle, scale=self.scale, log_snr_min=low, log_snr_max=high)
@@ -100,24 +126,25 @@ class Drawn(NamedTuple):
 class TextDiffusion(LightningModule):
     """The line `text`. objective: what is learnt, by name."""
 
-    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down))$"
+    lora_targets = r"^blocks\.\d+\.(attention\.[qkvo]|mlp\.(gate|up|down)|linear[12])$"
 
     def __init__(
         self,
-        objective: Literal["cross_entropy", "elbo", "masked", "autoregressive"] = "cross_entropy",
+        objective: Literal["cross_entropy", "diffusion_lm", "elbo", "masked", "autoregressive"] = "cross_entropy",
         embedding: Embedding = Embedding(),  # noqa: B008 (the parser copies it)
         network: Trunk = Trunk(),  # noqa: B008
         warp: Warp = Warp(),  # noqa: B008
         self_conditioning: SelfConditioning = SelfConditioning(),  # noqa: B008
         likelihood: Likelihood = Likelihood(),  # noqa: B008
+        rounding: Rounding = Rounding(),  # noqa: B008
     ):
         super().__init__()
         self.objective: Objective = OBJECTIVES[objective]()
         self.embedding, self.trunk, self.warp, self.self_conditioning = embedding, network, warp, self_conditioning
         self.optim_recipe, self.randomness, self.sampling = optim.Recipe(), Randomness(), Sampling()
-        self.network: Denoiser = None  # type: ignore[assignment]  # built by configure_model
+        self.network: Network = None  # type: ignore[assignment]  # built by configure_model
         self.evaluation: Evaluation | None = None
-        self.likelihood, self.heard = likelihood, list[tuple[Tensor, Tensor]]()
+        self.likelihood, self.rounding, self.heard = likelihood, rounding, list[tuple[Tensor, Tensor]]()
 
     # --- what the network is built for
 
@@ -137,8 +164,10 @@ class TextDiffusion(LightningModule):
         table, count = self.embedding, len(self.data.vocabulary)
         rows = build(Rows, count=count, width=table.width(count), norm=table.norm, radius=table.radius)
         self.process, special = self.objective.parts(self, rows)
-        sizes = {name: value for name, value in asdict(self.trunk).items() if name != "bias_ramp_updates"}
-        self.network = build(Denoiser, rows=rows, length=self.data.length, **{**sizes, **special})
+        made_by, sizes = TRUNKS[self.trunk.kind], asdict(self.trunk)
+        takes = inspect.signature(made_by).parameters
+        own = {name: value for name, value in sizes.items() if name in takes}
+        self.network = build(made_by, rows=rows, length=self.data.length, **{**own, **special})
 
     @property
     def log_snr_star(self) -> float:
@@ -158,20 +187,12 @@ class TextDiffusion(LightningModule):
 
     def flops(self, batch: Sentences) -> int:
         """Of the forward pass that has a backward."""
-        return self._flops(len(batch.ids), batch.num_units)
+        return self.network.flops(len(batch.ids), batch.num_units)
 
     def extra_flops(self, batch: Sentences) -> int:
         """Of the pass without a backward that gives the first samples their belief."""
         heard = self.believed(len(batch.ids))
-        return self._flops(heard, batch.num_units * heard // len(batch.ids))
-
-    def _flops(self, samples: int, tokens: int) -> int:
-        net = self.network
-        pairs, (count, dim) = tokens * net.length, net.rows.rows.shape
-        blocks = sum(flops.block(block, tokens, pairs, conditions=samples) for block in net.blocks)
-        table = 2 * tokens * count * dim * (net.tied + net.logit_bias)
-        ends = sum(flops.matrices(part, tokens) for part in (net.input, net.belief, net.out) if part is not None)
-        return blocks + table + ends + flops.matrices(net.level, samples) + flops.matrices(net.last, samples)
+        return self.network.flops(heard, batch.num_units * heard // len(batch.ids))
 
     # --- training
 
@@ -206,8 +227,8 @@ class TextDiffusion(LightningModule):
         n = self.believed(len(x_t))
         if not n:
             return None
-        logits = self.network(x_t[:n], t[:n], None, None if valid is None else valid[:n])
-        return self.network.believe(logits)
+        out = self.network(x_t[:n], t[:n], None, None if valid is None else valid[:n])
+        return self.network.believe(out)
 
     # --- evaluation
 
@@ -224,11 +245,10 @@ class TextDiffusion(LightningModule):
         self.evaluation = Evaluation(self.data, NLLBound(self.likelihood, self.data.source.tokens_per_word))
 
     def test_step(self, batch: Sentences, index: int) -> None:
-        """Loss and likelihood of held-out rows, and a sentence drawn for the first `held_out` of their numbers."""
+        """Cross-entropy and likelihood of held-out rows; a sentence drawn for the first `held_out` of their numbers."""
         assert self.evaluation is not None
         self.evaluation.bound.add(self, batch)
-        losses = self.on_fixed_paths(batch)
-        self.evaluation.losses += (losses.total / batch.counted.sum(1)).tolist()
+        self.evaluation.losses += self.on_fixed_paths(batch).ce.tolist()
         if seeds := [seed for seed in batch.share.index.tolist() if seed < self.data.held_out]:
             moments = Moments(self) if seeds[0] == 0 else None
             drawn = self.walked(seeds, through=moments and moments.through)

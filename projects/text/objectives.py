@@ -8,7 +8,7 @@ once, in the training step. `walk` gives what the one loop of the house needs. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from projects.text import likelihood, sampling
 from projects.text.rounding import Rows
 from shared.objectives import by_level, cross_entropy, row_mean
-from shared.processes import Gaussian, Warped
+from shared.processes import Gaussian
 from shared.processes.draws import Rng
+from shared.processes.schedules import Schedule
 from shared.training.pretrained import build
 
 if TYPE_CHECKING:
@@ -30,18 +31,19 @@ if TYPE_CHECKING:
 class Losses:
     """Of B samples. total: what is minimised, summed over the counted tokens. The others are means over them.
 
-    t: where they were noised; None: nowhere.
+    t: where they were noised; None: nowhere. terms: what total is made of, where it is a sum.
     """
 
     total: Tensor  # [B]
     ce: Tensor  # [B] nats
     accuracy: Tensor  # [B]
     t: Tensor | None = None  # [B]
+    terms: dict[str, Tensor] = field(default_factory=dict)  # [B] each
 
     def logs(self) -> dict[str, Any]:
-        """Cross-entropy and accuracy in all, and by thirds of t."""
+        """Cross-entropy and accuracy in all, and by thirds of t; terms in all."""
         means = {"ce": self.ce.detach(), "accuracy": self.accuracy}
-        logs: dict[str, Any] = {name: value.mean() for name, value in means.items()}
+        logs: dict[str, Any] = {name: value.detach().mean() for name, value in (means | self.terms).items()}
         for name, value in means.items() if self.t is not None else ():
             logs |= {f"{name}_{third}_noise": part for third, part in by_level(value, self.t).items()}
         return logs
@@ -53,7 +55,7 @@ class Objective(Protocol):
     exact: bool
 
     def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The process, and what is special about the network: arguments of `Denoiser`."""
+        """The process, and what is special about the network: arguments of `Network`."""
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses: ...
 
@@ -72,13 +74,13 @@ class CrossEntropy:
     exact = False
 
     def parts(self, module: TextDiffusion, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        schedule = build(Warped, cdf=self.warp(module, rows))
+        schedule = self.schedule(module, rows)
         hears = module.self_conditioning.probability > 0
         return build(Gaussian, schedule=schedule, eta=1.0), {"schedule": schedule, "hears": hears}
 
-    def warp(self, module: TextDiffusion, rows: Rows) -> Any:
+    def schedule(self, module: TextDiffusion, rows: Rows) -> Schedule:
         """Where levels lie along t."""
-        return module.warp.built(module.data.entropy, rows.radius**2)
+        return module.warp.schedule(module.data.entropy, rows.radius**2)
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
@@ -86,7 +88,7 @@ class CrossEntropy:
         x_t = module.process.corrupt(x0, module.process.draw(x0, rng), t)
         x_t = torch.where(batch.known.unsqueeze(-1), x0, x_t)
         belief = module.earlier_belief(x_t, t, batch.mask)
-        return named(module.network(x_t, t, belief, batch.mask), batch, t)
+        return named(module.network.logits(module.network(x_t, t, belief, batch.mask)), batch, t)
 
     def nats(self, module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:
         return likelihood.bound(module, batch, rng, levels)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from projects.text.network import Denoiser
+from projects.text.network import Network
 from shared import sampling as house
 from shared.processes import Dpm2m, Gaussian, Heun, time_of
 from shared.processes.draws import Rng
@@ -69,15 +69,16 @@ class Walk(NamedTuple):
 class Speaker:
     """network(x, t, belief) as a belief of x0; remembers the logits it last gave, [B, L, V]."""
 
-    def __init__(self, network: Denoiser, temperature: float = 1.0):
+    def __init__(self, network: Network, temperature: float = 1.0):
         self.network, self.temperature = network, temperature
         self.logits = torch.empty(0)
         self.valid: Tensor | None = None  # bool [B, L], where sentences have their lengths given
 
     def __call__(self, x: Tensor, t: Tensor, belief: Tensor) -> Tensor:
         where = () if self.valid is None else (self.valid,)
-        self.logits = self.network(x, t, belief, *where) / self.temperature
-        return self.network.believe(self.logits)
+        out = self.network(x, t, belief, *where)
+        self.logits = self.network.logits(out) / self.temperature
+        return self.network.believe(out, self.temperature)
 
     @property
     def training(self) -> bool:
@@ -89,7 +90,7 @@ class Speaker:
         return ids, score
 
 
-def walk(network: Denoiser, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
+def walk(network: Network, process: Gaussian, options: Sampling, n: int, rng: Rng, star: float) -> Walk:
     """The walk of n sentences as the options say. star: log-SNR at which words are decided."""
     rows = network.rows.rows
     like = rows.new_empty(n, network.length, rows.shape[1])

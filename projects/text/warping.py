@@ -6,16 +6,22 @@ Dieleman et al. 2022), `Affine` is learnt with the bound (Plaid, Gulrajani and H
 `calibrate(log_snr, loss)` takes in what training saw, detached. gamma = -log_snr. Knows no tokens.
 """
 
-from typing import Protocol
+import math
+from functools import partial
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.processes.schedules import PiecewiseCdf, derivative, time_of
+from projects.text.resolution import LOG_SNR_MAX
+from shared.processes import VariancePreserving, at_least, cosine, rooted, square_root, squared
+from shared.processes.schedules import PiecewiseCdf, Schedule, Signal, derivative, time_of
+from shared.training.pretrained import build
 
 SCALE = 0.85  # of Gumbel, in nats: about the width of the law itself
 SCALES = (0.2, 5.0)  # between which a fitted scale stays
+CLEANEST = math.sqrt(1 / (1 + math.exp(-LOG_SNR_MAX)))  # alpha of the last level before data
 
 
 class Warp(Protocol):
@@ -165,3 +171,30 @@ class Affine(nn.Module):
     @torch.no_grad()
     def density(self, log_snr):
         return -1 / derivative(self.log_snr, self.quantile(log_snr))
+
+
+# --- schedules of papers, which are no warps --------------------------------------------------------------------------
+
+
+def preserving(
+    kind: Literal["square_root", "cosine"], offset: float | None = None, normalised: bool = True
+) -> Schedule:
+    """By name, with the floor of alpha^2 that is left of the paper's last step. normalised: begins without noise.
+
+    offset: from the clean end (None: the paper's).
+    """
+    if kind == "cosine":
+        fn, floor = cosine(0.008 if offset is None else offset), 1e-8
+    else:
+        fn, floor = square_root(1e-4 if offset is None else offset, from_zero=normalised), 2.02e-7
+    return build(VariancePreserving, fn=noised(rooted(at_least(squared(fn), floor))))
+
+
+def noised(fn: Signal) -> Signal:
+    """fn kept off 1, but for t = 0 itself: float32 would round a little noise to none, and the bias divides by it."""
+    return partial(_noised, fn=fn)
+
+
+def _noised(t: Tensor, fn: Signal) -> Tensor:
+    alpha = fn(t)
+    return torch.where(t > 0, alpha.clamp(max=CLEANEST), alpha)

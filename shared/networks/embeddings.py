@@ -19,19 +19,19 @@ class LevelEmbedding(nn.Module):
     """Noise level -> vector of about unit scale: sinusoids of log-spaced frequencies, then two matrices.
 
     of: "t" (in [0, 1]) or "log_snr" (cut to [-20, 20]). features F: sinusoids, even. F D + D^2 parameters, and 2 D with
-    `bias`.
+    `bias`. hidden: between the matrices (None: D).
     Matrices start at 1/sqrt(fan-in), not 0.02: at 0.02 the level would be a tenth of the embeddings it is added to.
     """
 
     frequency: Tensor  # [F/2] radians over the range of levels
 
-    def __init__(self, width: int, features: int = 64, of: str = "t", bias: bool = False):
+    def __init__(self, width: int, features: int = 64, of: str = "t", bias: bool = False, hidden: int | None = None):
         super().__init__()
         if features < 4 or features % 2 or of not in ("t", "log_snr"):
             raise ValueError(f"features must be even and at least 4, `of` t or log_snr, got {features} and {of!r}")
         self.of = of
-        self.up = nn.Linear(features, width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
+        self.up = nn.Linear(features, hidden or width, bias=bias)
+        self.out = nn.Linear(hidden or width, width, bias=bias)
         self.register_buffer("frequency", torch.empty(features // 2), persistent=False)
         self.reset_parameters()
 

@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from projects.text.encoder import Encoder
 from projects.text.network import Denoiser, Trunk
 from projects.text.rounding import Rows
 from projects.text.warping import Gumbel
@@ -103,6 +105,21 @@ def test_the_same_state_at_another_level_is_read_otherwise():
     assert not torch.allclose(one, other, atol=1e-3)
 
 
+def test_a_level_that_is_added_starts_from_nothing_is_bounded_by_its_gain_and_is_heard():
+    sizes = {"conditioning": "additive", "logit_bias": False}
+    network = text_module(sizes=sizes, asleep=True).network
+    x, _ = states(network, 1)
+    nn.init.normal_(network.out.weight)
+    one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
+    assert torch.allclose(one, other, atol=1e-2)
+    network = text_module(sizes=sizes).network
+    assert network.last is None and all(block.modulation is None for block in network.blocks)
+    one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
+    assert not torch.allclose(one, other, atol=1e-1)
+    told = network.gain(1e3 * network.level(torch.linspace(-9, 9, 7)))
+    assert (told.square().mean(-1) <= network.gain.weight.square().max() * 1.001).all()
+
+
 @pytest.mark.parametrize("level", [1e-6, 0.5, 1.0])
 def test_the_stream_starts_at_rms_one_at_every_level(network, level):
     rng, t = torch.Generator().manual_seed(0), torch.full((256,), level)
@@ -151,5 +168,6 @@ def test_an_untied_head_has_a_matrix_of_its_own():
 
 def test_trunk_fields_are_the_arguments_of_the_network():
     """What a config may set is not forgotten on the way."""
-    fields = {field.name for field in dataclasses.fields(Trunk)} - {"bias_ramp_updates"}
-    assert fields | {"schedule", "rows", "length", "causal", "hears"} == {*inspect.signature(Denoiser).parameters}
+    fields = {field.name for field in dataclasses.fields(Trunk)} - {"kind", "bias_ramp_updates"}
+    given = {"schedule", "rows", "length", "causal", "hears", "prediction"}
+    assert fields | given == {name for trunk in (Denoiser, Encoder) for name in inspect.signature(trunk).parameters}

@@ -32,7 +32,8 @@ class Oracle:
 
     def __init__(self, network, ids):
         self.network, self.ids, self.training = network, ids, False
-        self.rows, self.length, self.believe = network.rows, network.length, network.believe
+        self.rows, self.length = network.rows, network.length
+        self.logits, self.believe = network.logits, network.believe
 
     def __call__(self, x, t, belief=None, valid=None):
         return 1e4 * torch.nn.functional.one_hot(self.ids, self.rows.num_embeddings).float()

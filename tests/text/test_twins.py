@@ -22,7 +22,7 @@ from tests.text.test_network import LADDER, PLANNED
 from tests.text.trunks import batch_of, padded, text_module
 
 TWINS = ("autoregressive", "masked")
-ALL = (*TWINS, "cross_entropy", "elbo")
+ALL = (*TWINS, "cross_entropy", "diffusion_lm", "elbo")
 
 
 def loss_of(module, batch, seed=3):
@@ -216,13 +216,13 @@ def test_a_walk_can_be_looked_at(module, tmp_path):
     text = "\n".join(moments.table(4))
     assert "[MASK] [MASK]" in text and "SNR off" not in text
     module.snapshots = type("", (), {"count": 2})
-    assert {path.name for path in module.draw(tmp_path, 0)} == {"samples.txt", "walk.txt"}
+    assert {path.name for path in module.draw(tmp_path, 0)} == {"samples.txt", "trajectory.md"}
 
 
 def test_it_is_told_how_a_twin_walks():
     kinds = {name: text_module(objective=name).told() for name in ALL}
-    assert [kinds[name].kind for name in ALL] == ["autoregressive", "masked", "ddpm", "ddpm"]
-    assert [kinds[name].steps for name in ALL] == [16, 64, 64, 64]
+    assert [kinds[name].kind for name in ALL] == ["autoregressive", "masked", "ddpm", "ddpm", "ddpm"]
+    assert [kinds[name].steps for name in ALL] == [16, 64, 64, 64, 64]
 
 
 @pytest.mark.parametrize("options", [*({"objective": name} for name in ALL), {"warp": Warp(follow=0.1)}], ids=str)
