@@ -73,7 +73,6 @@ class Evaluation:
         data, metrics = self.data, self.data.source.metrics()
         found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
         sentences = [sentence(row) for row in self.drawn]
-        by_level = "" if self.levels is None else "\n".join(self.levels.lines())
         return Results(
             "; ".join([headline(found, len(sentences)), *self.bound.said(), *self.praise(found)]),
             [
@@ -85,11 +84,11 @@ class Evaluation:
             ],
             [
                 ("Samples, unselected", shown(self.drawn, data.source.joined)),
-                *([("By level of noise", by_level)] if by_level else []),
+                *([("By level of noise", self.levels.table())] if self.levels else []),
                 *([("Agreement by distance", by_distance(found))] if data.grammar else []),
                 ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            [*pictures(metrics, found, rows, folder / "samples"), *self.written(by_level, rows, folder / "samples")],
+            [*pictures(metrics, found, rows, folder / "samples"), *self.written(rows, folder / "samples")],
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
@@ -102,11 +101,11 @@ class Evaluation:
         parse = table.get("parse")
         return self.levels.said(None if parse is None else parse.value) if self.levels else []
 
-    def written(self, by_level: str, rows: Rows, folder: Path) -> list[Path]:
+    def written(self, rows: Rows, folder: Path) -> list[Path]:
         """levels.md with its pictures, and trajectory.md."""
         files = []
         if self.levels is not None:
-            replace_text(folder / "levels.md", by_level + "\n")
+            replace_text(folder / "levels.md", self.levels.text())
             files += [folder / "levels.md", figures.draw_window(self.levels, folder / "window.png")]
             files.append(figures.draw_warp(self.levels, rows, folder / "warp.png"))
         return [*files, *([self.moments.write(folder, self.drawn[0])] if self.moments else [])]

@@ -6,7 +6,7 @@ The copier (`diagnostics.alone`) is the floor of all of it. Twins have no noise 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ ASKED = 256  # sentences of which the rows are measured; a quarter of them at ev
 EVEN, BEYOND = 24, 3.5  # even steps of the log-SNR, and how many nats they reach out of the window
 MOST = 0.5  # of the rows Excellent, or of the sentences parsed
 LITTLE = 0.3  # of skill at SNR*
-HEAD = ["log SNR", "t", "ce", "copier's", "density", "copier's", "accuracy", "bayes", "skill"]
+HEAD = ["log SNR", "t", "ce", "copier: ce", "density", "copier: density", "accuracy", "bayes", "skill"]
 
 
 def few(module: TextDiffusion, stream: str, count: int) -> Sentences:
@@ -102,13 +102,15 @@ class Levels:
         facts += [] if self.skill is None else [f"skill at SNR* is {self.skill:.2f}"]
         return [f"mean cosine {cosine(self.mine):.2f} and {rows}, yet {' and '.join(facts)}"]
 
-    def lines(self) -> Iterator[str]:
-        """levels.md, and the section of the report."""
-        yield from diagnostics.table(self.mine, copier=self.copier)
-        yield ""
-        yield "At even steps of the log-SNR, in nats per position (window.png):"
-        yield ""
-        yield from markdown(HEAD, map(cells, self.even, self.lone))
+    def table(self) -> str:
+        """The section of the report."""
+        return "\n".join(diagnostics.table(self.mine, copier=self.copier))
+
+    def text(self) -> str:
+        """levels.md: the table, and window.png in numbers."""
+        even = markdown(HEAD, map(cells, self.even, self.lone))
+        said = "At even steps of the log-SNR, in nats per position, as in window.png:"
+        return "\n".join([self.table(), "", said, "", *even, ""])
 
 
 def cells(mine: Level, copier: Level) -> list[str]:

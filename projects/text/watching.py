@@ -104,7 +104,9 @@ class CollapseWatch(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         found = trainer.callback_metrics.get("val/entropy")
-        if found is not None and found < LEAST_ENTROPY and not rehearsed(trainer):
+        if found is None or trainer.sanity_checking or rehearsed(trainer):
+            return
+        if found < LEAST_ENTROPY:
             trainer.logger.run.say(collapsed(float(found)))  # type: ignore[union-attr]
 
 
