@@ -22,7 +22,8 @@ import yaml
 
 from packages.text.rows import Words
 from packages.text.table import measure
-from projects.text import goals, kept
+from projects.text import goals, kept, levels
+from projects.text.data import Sentences
 from projects.text.goals import GoalsOptions
 from projects.text.kept import Kept
 from shared.training import checkpoints, layout, report, runs
@@ -210,10 +211,15 @@ def likely(module: Any, options: AblationOptions) -> Iterator[Metric]:
     """The bound over the true entropy, and skill where words are decided, within what its parts differ by."""
     bound = goals.likelihood(module, GoalsOptions(sentences=options.sentences, levels=options.levels))
     yield from (each for each in bound if each.name in SHOWN)
-    batch = next(goals.held_out(module, goals.DIAGNOSED))
-    parts = [[*goals.skill(module, batch.of(rows))] for rows in torch.arange(len(batch.ids)).chunk(PARTS)]
+    batch = levels.few(module, "test", levels.ASKED)
+    parts = [skilled(module, batch.of(rows)) for rows in torch.arange(len(batch.ids)).chunk(PARTS)]
     half = 1.96 * float(np.std([each.value for part in parts for each in part] or [0.0])) / len(parts) ** 0.5
-    yield from (replace(each, low=each.value - half, high=each.value + half) for each in goals.skill(module, batch))
+    yield from (replace(each, low=each.value - half, high=each.value + half) for each in skilled(module, batch))
+
+
+def skilled(module: Any, batch: Sentences) -> list[Metric]:
+    """Skill at SNR*, if there is one."""
+    return levels.skilled(levels.star(module, batch))
 
 
 # --- the table

@@ -2,7 +2,8 @@
 
 Cosine and magnitude are what the earlier system looked at; a copier that knows no language looks excellent there, and
 has skill 0. Levels are the earlier rows i of 2000, t = (i + 1)/2000 on the square-root schedule; another schedule is
-asked where it has the same log-SNR. Knows a network only as `believe`: x_t, t -> x0 as it is believed, and its tokens.
+asked where it has the same log-SNR. Knows a network only as `believe`: x_t, t -> x0 as it is believed, and the logits
+of its tokens; what a run keeps of it all is in `levels.py`.
 """
 
 import math
@@ -20,7 +21,7 @@ from shared.processes.draws import Rng
 from shared.processes.schedules import Schedule
 from shared.training.layout import markdown
 
-Believe = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # x_t [B, L, e], t [B] -> x0 [B, L, e], ids [B, L]
+Believe = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # x_t [B, L, e], t [B] -> x0 [B, L, e], logits [B, L, V]
 
 STEPS = 2000
 ROWS = (0, 1, 5, 10, 50, 100, 500, 1000, 1500, 1900)
@@ -30,6 +31,7 @@ EXCELLENT = {"late": ("Excellent", 0.85, 0.9, 1.1), "early": ("Excellent", 0.7, 
 LOWER = (("Good", 0.6, 0.6, 1.4), ("Fair", 0.5, 0.0, math.inf))  # name, least cosine, magnitude between
 HEAD = ["i", "t", "log SNR", "noise %", "cosine", "magnitude", "mse", "improvement"]
 HEAD += ["accuracy", "bayes", "skill", "band"]
+BESIDE = ["copier: cosine", "magnitude", "band"]
 FOOTNOTE = (
     "Bands see cosine and magnitude only: a copier that reads every token alone, with no language at all, is Excellent "
     "wherever bayes is high. Skill, (accuracy - bayes)/(1 - bayes), is what a denoiser knows beyond it; left out where "
@@ -52,7 +54,9 @@ def band(cosine: float, magnitude: float, kind: str = "late") -> str:
 
 @dataclass(frozen=True)
 class Level:
-    """One row, means over valid tokens. index: i of 2000; None at SNR*. improvement: of mse, by the belief over x_t."""
+    """One row, means over the `tokens` that count. index: i of 2000; None elsewhere. improvement: of mse, by the belief
+    over x_t. density: nats of a token that a nat of log-SNR decides here, 1/2 SNR |x0 - belief|^2; its integral over
+    the walk is the bound (Guo et al. 2005; Kingma et al. 2021)."""
 
     index: int | None
     t: float
@@ -61,8 +65,11 @@ class Level:
     magnitude: float
     mse: float
     improvement: float
+    ce: float
+    density: float
     accuracy: float
     bayes: float
+    tokens: int
 
     @property
     def skill(self) -> float | None:
@@ -74,7 +81,14 @@ class Level:
         numbers = (self.cosine, self.magnitude, self.mse, self.improvement, self.accuracy, self.bayes)
         known = "-" if self.skill is None else f"{self.skill:.3f}"
         first = ["SNR*" if self.index is None else str(self.index), f"{self.t:.4f}", f"{self.log_snr:.2f}"]
-        return [*first, f"{noise:.1f}", *(f"{x:.3f}" for x in numbers), known, band(self.cosine, self.magnitude, bands)]
+        return [*first, f"{noise:.1f}", *(f"{x:.3f}" for x in numbers), known, self.band(bands)]
+
+    def band(self, bands: str = "late") -> str:
+        return band(self.cosine, self.magnitude, bands)
+
+    def beside(self, bands: str) -> list[str]:
+        """In the order of BESIDE, of the copier."""
+        return [f"{self.cosine:.3f}", f"{self.magnitude:.3f}", self.band(bands)]
 
 
 def levels(decoder: BayesDecoder) -> dict[int | None, float]:
@@ -90,30 +104,66 @@ def alone(decoder: BayesDecoder, schedule: Schedule) -> Believe:
 
     def believe(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         logits = decoder.logits(x_t, schedule.alpha(t), schedule.sigma(t))
-        return torch.softmax(logits, -1) @ decoder.rows.rows, logits.argmax(-1)
+        return torch.softmax(logits, -1) @ decoder.rows.rows, logits
 
     return believe
 
 
-@torch.no_grad()
+class Noised:
+    """Sentences [B, L] on one path of noise each, of whom any believer can be asked at any level.
+
+    where: bool [B, L], positions that count (None: all). known: those that are given, and enter clean (None: none).
+    """
+
+    def __init__(
+        self,
+        process: Gaussian,
+        decoder: BayesDecoder,
+        ids: Tensor,
+        rng: Rng,
+        where: Tensor | None = None,
+        known: Tensor | None = None,
+    ):
+        self.process, self.decoder, self.ids, self.known = process, decoder, ids, known
+        self.x0 = decoder.rows(ids)
+        self.noise = process.draw(self.x0, rng)
+        self.where = torch.ones_like(ids, dtype=torch.bool) if where is None else where
+
+    @torch.no_grad()
+    def at(self, log_snr: float, believe: Believe, index: int | None = None) -> Level | None:
+        """None where no t comes as near as REACHED."""
+        schedule, where = self.process.schedule, self.where
+        wanted = torch.tensor(log_snr, dtype=torch.float64, device=self.x0.device)
+        t = time_of(schedule, wanted).float().expand(len(self.ids))
+        reached = float(schedule.log_snr(t)[0])
+        if abs(reached - log_snr) >= REACHED:
+            return None
+        x_t = self.process.corrupt(self.x0, self.noise, t)
+        if self.known is not None:
+            x_t = torch.where(self.known.unsqueeze(-1), self.x0, x_t)
+        belief, logits = believe(x_t, t)
+        lone = self.decoder(x_t, schedule.alpha(t), schedule.sigma(t))
+        right, bayes = (float((said == self.ids)[where].double().mean()) for said in (logits.argmax(-1), lone))
+        near = _nearness(self.x0[where], x_t[where], belief[where])
+        density = math.exp(reached) / 2 * near["mse"] * self.x0.shape[-1]
+        ce, n = float(F.cross_entropy(logits[where].double(), self.ids[where])), int(where.sum())
+        return Level(index, float(t[0]), reached, **near, ce=ce, density=density, accuracy=right, bayes=bayes, tokens=n)
+
+    def rows(self, believe: Believe) -> list[Level]:
+        """The earlier rows and that of SNR*, cleanest first, without levels that no t reaches."""
+        asked = sorted(levels(self.decoder).items(), key=lambda item: -item[1])
+        return [level for index, wanted in asked if (level := self.at(wanted, believe, index))]
+
+    def star(self, believe: Believe) -> Level | None:
+        """At SNR* alone."""
+        return self.at(levels(self.decoder)[None], believe)
+
+
 def by_timestep(
     believe: Believe, process: Gaussian, decoder: BayesDecoder, ids: Tensor, rng: Rng, valid: Tensor | None = None
 ) -> list[Level]:
-    """The rows, cleanest first, of sentences [B, L], all on one path of noise; without levels that no t reaches."""
-    x0, schedule, found = decoder.rows(ids), process.schedule, []
-    noise = process.draw(x0, rng)
-    where = torch.ones_like(ids, dtype=torch.bool) if valid is None else valid
-    for index, wanted in sorted(levels(decoder).items(), key=lambda item: -item[1]):
-        t = time_of(schedule, torch.tensor(wanted, dtype=torch.float64)).float().to(x0.device).expand(len(ids))
-        log_snr = float(schedule.log_snr(t)[0])
-        if abs(log_snr - wanted) < REACHED:
-            x_t = process.corrupt(x0, noise, t)
-            belief, said = believe(x_t, t)
-            lone = decoder(x_t, schedule.alpha(t), schedule.sigma(t))
-            accuracy, bayes = (float((each == ids)[where].double().mean()) for each in (said, lone))
-            near = _nearness(x0[where], x_t[where], belief[where])
-            found.append(Level(index, float(t[0]), log_snr, **near, accuracy=accuracy, bayes=bayes))
-    return found
+    """The rows of sentences [B, L]."""
+    return Noised(process, decoder, ids, rng, valid).rows(believe)
 
 
 def _nearness(x0: Tensor, x_t: Tensor, belief: Tensor) -> dict[str, float]:
@@ -128,10 +178,17 @@ def _nearness(x0: Tensor, x_t: Tensor, belief: Tensor) -> dict[str, float]:
 
 
 def table(
-    found: Sequence[Level], bands: Literal["late", "early"] = "late", layout: Callable[..., list[str]] = markdown
+    found: Sequence[Level],
+    bands: Literal["late", "early"] = "late",
+    layout: Callable[..., list[str]] = markdown,
+    copier: Sequence[Level] = (),
 ) -> Iterator[str]:
-    """Lines of Markdown, or of another layout, and below them what bands cannot see."""
-    yield from layout(HEAD, [level.cells(bands) for level in found])
+    """Lines of Markdown, or of another layout, and below them what bands cannot see. copier: the same rows of `alone`,
+    to stand beside."""
+    rows = [level.cells(bands) for level in found]
+    if copier:
+        rows = [[*row, *level.beside(bands)] for row, level in zip(rows, copier, strict=True)]
+    yield from layout([*HEAD, *(BESIDE if copier else [])], rows)
     yield ""
     missing = [str(row) for row in ROWS if row not in {level.index for level in found}]
     if missing:

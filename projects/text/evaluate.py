@@ -16,18 +16,22 @@ from lightning.pytorch import Trainer
 
 from packages.text.rows import Words, sentence
 from packages.text.table import Row, beside, cells, measure
+from projects.text import figures
 from projects.text.data import TextData
+from projects.text.figures import CASES
 from projects.text.health import health
+from projects.text.levels import Levels
 from projects.text.likelihood import NLLBound
-from projects.text.pictures import draw_lengths, draw_ngrams, spoken
+from projects.text.pictures import Moments, spoken
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling
 from shared.training import layout
 from shared.training.logs import of_every_rank
 from shared.training.report import Metric, Results, interval
+from shared.training.tables import replace_text
 
 SHOWN = 24  # sentences in the report
-CASES = 100  # of a dependency at a distance, for its rate to count
+LEAST_ENTROPY = 1.0  # nats of the words of sentences; below it a headline says so
 
 
 def off(value: float, true: float) -> float:
@@ -45,13 +49,19 @@ STANDING = {  # metric: what its name ends in when it is set beside that of the 
 
 
 class Evaluation:
-    """Gathers drawn sentences and losses of held-out ones over steps and ranks, and measures them."""
+    """Gathers drawn sentences and losses of held-out ones over steps and ranks, and measures them.
+
+    moments: of the walk of the first sentence. levels: what is known of the denoiser by level of noise; None of a twin.
+    """
 
     def __init__(self, data: TextData, bound: NLLBound):
         self.data, self.bound, self.drawn, self.losses = data, bound, list[Words](), list[float]()
+        self.moments: Moments | None = None
+        self.levels: Levels | None = None
 
-    def add(self, rows: list[list[str]]) -> None:
+    def add(self, rows: list[list[str]], moments: Moments | None = None) -> None:
         self.drawn += rows
+        self.moments = moments or self.moments
 
     def gather(self, trainer: Trainer) -> None:
         self.drawn = [row for rows in of_every_rank(trainer, self.drawn) for row in rows]
@@ -64,25 +74,41 @@ class Evaluation:
         found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
         sentences = [sentence(row) for row in self.drawn]
         return Results(
-            "; ".join([headline(found, len(sentences)), *self.bound.said()]),
+            "; ".join([headline(found, len(sentences)), *self.bound.said(), *self.praise(found)]),
             [
                 *self.bound.metrics(),
                 *map(metric, filter(top, found.values())),
                 *standing(found),
                 *held_out(self.losses),
+                *(self.levels.metrics() if self.levels else []),
             ],
             [
                 ("Samples, unselected", shown(self.drawn, data.source.joined)),
+                *([("By level of noise", self.levels.table())] if self.levels else []),
                 *([("Agreement by distance", by_distance(found))] if data.grammar else []),
                 ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            pictures(metrics, folder / "samples"),
+            [*pictures(metrics, found, rows, folder / "samples"), *self.written(rows, folder / "samples")],
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
                 "padding": data.source.padding,
             },
         )
+
+    def praise(self, table: Mapping[str, Row]) -> list[str]:
+        """For the headline, where the earlier table finds excellent what says nothing."""
+        parse = table.get("parse")
+        return self.levels.said(None if parse is None else parse.value) if self.levels else []
+
+    def written(self, rows: Rows, folder: Path) -> list[Path]:
+        """levels.md with its pictures, and trajectory.md."""
+        files = []
+        if self.levels is not None:
+            replace_text(folder / "levels.md", self.levels.text())
+            files += [folder / "levels.md", figures.draw_window(self.levels, folder / "window.png")]
+            files.append(figures.draw_warp(self.levels, rows, folder / "warp.png"))
+        return [*files, *([self.moments.write(folder, self.drawn[0])] if self.moments else [])]
 
 
 def standing(table: Mapping[str, Row]) -> list[Metric]:
@@ -98,11 +124,13 @@ def standing(table: Mapping[str, Row]) -> list[Metric]:
     return [*found, *([Metric("agreement_least", worst.value, worst.n, floors=dict(worst.floors))] if worst else [])]
 
 
-def pictures(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Of metrics that have seen what was drawn."""
+def pictures(metrics: Mapping[str, Any], table: Mapping[str, Row], rows: Rows, folder: Path) -> list[Path]:
+    """Of metrics that have seen what was drawn, and of the table of rows."""
     ngrams = {name: metrics[f"{name}_kl"] for name in ("unigram", "bigram")}
-    lengths = [draw_lengths(metrics["length_tv"], folder / "lengths.png")] if "length_tv" in metrics else []
-    return [*lengths, draw_ngrams(ngrams, folder / "ngrams.png")]
+    lengths = [figures.draw_lengths(metrics["length_tv"], folder / "lengths.png")] if "length_tv" in metrics else []
+    agreement = figures.draw_agreement(table, folder / "agreement.png")
+    found = [*lengths, figures.draw_ngrams(ngrams, folder / "ngrams.png"), *([agreement] if agreement else [])]
+    return [*found, figures.draw_table(rows, folder / "rows.png")]
 
 
 def held_out(losses: list[float]) -> list[Metric]:
@@ -123,11 +151,19 @@ def top(row: Row) -> bool:
 
 
 def headline(table: Mapping[str, Row], count: int) -> str:
-    """Parse rate, and what is left of the divergences when the true sampler's are taken off."""
+    """Parse rate, what is left of the divergences when the true sampler's are taken off, and a collapse."""
     excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv") if name in table}
     said = ", ".join(f"{name.replace('_', ' ')} {value:+.3f}" for name, value in excess.items())
     parsed = f"{table['parse'].value:.1%} of {count:,} sentences parse" if "parse" in table else f"{count:,} sentences"
-    return f"{parsed}; over the true sampler: {said}"
+    return "; ".join([parsed, f"over the true sampler: {said}", *collapse(table)])
+
+
+def collapse(table: Mapping[str, Row]) -> list[str]:
+    """Entropy and repeats of words that hardly vary, which no likelihood shows."""
+    entropy, repeats = (table[name].value if name in table else 0.0 for name in ("unigram_entropy", "repeat_3"))
+    if entropy >= LEAST_ENTROPY:
+        return []
+    return [f"collapsed: entropy of the words {entropy:.2f} nats, {repeats:.0%} of 3-grams stand twice in a sentence"]
 
 
 def shown(rows: list[Words], joined: Callable[[Words], str]) -> str:

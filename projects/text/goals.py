@@ -14,17 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from packages.text.fluency import ParseRate
 from packages.text.rows import Words
 from packages.text.table import Floors, Row, beside, measure
-from projects.text import diagnostics
+from projects.text import levels
 from projects.text.evaluate import metric, standing
-from projects.text.likelihood import Heard, Likelihood, NLLBound
-from projects.text.resolution import BayesDecoder
-from shared.processes import Gaussian
+from projects.text.likelihood import Likelihood, NLLBound
 from shared.training import layout, report, runs
 from shared.training.batches import Share
 from shared.training.errors import Mistake
@@ -41,7 +38,6 @@ GOALS = Path("projects/text/results/goals.yaml")
 HEAD = ["goal", "must", "moonshot", "measured", "floor", "twin", "pass"]
 FEW = (8, 4)  # steps of short walks
 TIMED = (256, 32)  # sentences and steps of the walk that is timed
-DIAGNOSED = 256  # sentences of which skill is measured
 
 
 @dataclass
@@ -142,8 +138,7 @@ def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
     """What only some models have: short walks, their speed, skill where words are decided."""
     found = [metric for steps in FEW for metric in short(module, steps, options.samples)]
     found.append(speed(module))
-    if isinstance(module.process, Gaussian):
-        found += skill(module)
+    found += levels.skilled(levels.star(module, levels.few(module, "test", levels.ASKED)))
     return {metric.name: metric for metric in found}
 
 
@@ -162,22 +157,6 @@ def speed(module: TextDiffusion) -> Metric:
     start = time.perf_counter()
     ids = module.walked(list(range(count)), replace(module.sampling, steps=steps)).ids
     return Metric("sampled_tokens_per_s", ids.numel() / (time.perf_counter() - start), ids.numel())
-
-
-def skill(module: TextDiffusion, batch: Sentences | None = None) -> Iterator[Metric]:
-    """At SNR*, above the reader without context. batch: sentences (None: the first DIAGNOSED of the test)."""
-    network, batch = module.network, next(held_out(module, DIAGNOSED)) if batch is None else batch
-    heard = Heard(network, batch.mask)
-
-    def believe(x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = heard(x_t, t)
-        return network.believe(out), network.logits(out).argmax(-1)
-
-    decoder = BayesDecoder(network.rows, torch.from_numpy(module.data.shares()))
-    rng = module.randomness.sample("skill", module.device)
-    for level in diagnostics.by_timestep(believe, module.process, decoder, batch.ids, rng, batch.valid):
-        if level.index is None and level.skill is not None:
-            yield Metric("skill_at_star", level.skill, batch.num_units, floors={"alone": 0.0})
 
 
 # --- goals

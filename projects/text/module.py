@@ -16,9 +16,8 @@ import torch
 from lightning import Callback, LightningModule
 from torch import Tensor
 
-from packages.text.rows import sentence
 from packages.text.vocabulary import PAD
-from projects.text import resolution
+from projects.text import levels, resolution, watching
 from projects.text.autoregressive import Autoregressive
 from projects.text.bound import Elbo
 from projects.text.calibration import recommended_width
@@ -27,12 +26,11 @@ from projects.text.data import Sentences, TextData
 from projects.text.diffusion_lm import DiffusionLM, Rounding
 from projects.text.encoder import Encoder
 from projects.text.evaluate import Evaluation
-from projects.text.health import mean_distance
 from projects.text.likelihood import Likelihood, NLLBound
 from projects.text.masked import Masked
 from projects.text.network import Denoiser, Network, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
-from projects.text.pictures import FromTheStart, Spoken, draw, spoken, write_lines
+from projects.text.pictures import FromTheStart, Moments, Spoken, draw, spoken, write_lines
 from projects.text.sampling import Sampling, Walk
 from projects.text.warping import Fitted, Gumbel, Monotone, Relay, preserving
 from shared.objectives import share
@@ -44,7 +42,6 @@ from shared.training.pretrained import build
 from shared.training.randomness import Randomness
 from shared.training.report import Results
 
-VALIDATION_STEPS, VALIDATION_WALKS = 16, 64
 TRUNKS: dict[str, type[Network]] = {"denoiser": Denoiser, "encoder": Encoder}
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
@@ -187,7 +184,7 @@ class TextDiffusion(LightningModule):
         checkpoint.update(self.data.told())
 
     def configure_callbacks(self) -> list[Callback]:
-        return [FromTheStart()]
+        return [FromTheStart(), watching.CollapseWatch()]
 
     def configure_optimizers(self) -> Any:
         return optim.build(self, self.optim_recipe, self.trainer.max_steps)
@@ -242,16 +239,8 @@ class TextDiffusion(LightningModule):
     # --- evaluation
 
     def validation_step(self, batch: Sentences, index: int) -> dict[str, Any]:
-        """Cross-entropy on fixed paths, and the share of a few short walks that the grammar derives."""
-        losses = self.on_fixed_paths(batch)
-        values = {"loss": losses.total / batch.counted.sum(1), "accuracy": losses.accuracy}
-        if grammar := self.data.grammar:
-            seeds = batch.share.index.tolist()[:VALIDATION_WALKS]
-            drawn = self.walked(seeds, replace(self.sampling, steps=VALIDATION_STEPS))
-            parses = [grammar.parse(sentence(row)) is not None for row in self.words(drawn.ids)]
-            values["parse"] = torch.tensor(parses).float()
-        logs = {name: (value.sum(), torch.tensor(float(len(value)))) for name, value in values.items()}
-        return {"logs": {**logs, "row_distance": mean_distance(self.network.rows.rows)}}
+        """Cross-entropy on fixed paths, a few short walks, and with the first batch the state of the whole."""
+        return {"logs": watching.validated(self, batch, self.on_fixed_paths(batch), index)}
 
     def on_fixed_paths(self, batch: Sentences) -> Losses:
         """The losses of held-out sentences, the same whenever they are asked for."""
@@ -267,10 +256,14 @@ class TextDiffusion(LightningModule):
         self.evaluation.bound.add(self, batch)
         self.evaluation.losses += self.on_fixed_paths(batch).ce.tolist()
         if seeds := [seed for seed in batch.share.index.tolist() if seed < self.data.held_out]:
-            self.evaluation.add(self.words(self.walked(seeds).ids))
+            moments = Moments(self) if seeds[0] == 0 else None
+            drawn = self.walked(seeds, through=moments and moments.through)
+            self.evaluation.add(self.words(drawn.ids), moments)
 
     def on_test_epoch_end(self) -> None:
+        """Every rank measures the same levels, as they all hold parts of a network that is cut."""
         assert self.evaluation is not None
+        self.evaluation.levels = levels.measured(self)
         self.evaluation.gather(self.trainer)
 
     def results(self, folder: Path) -> Results:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +16,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from packages.text.fluency import LengthTV, NgramKL
 from packages.text.rows import PAD, sentence
 from projects.text.sampling import Sampling, Walk
 from shared.training.logs import WriteLogs
-from shared.training.report import save_figure
 from shared.training.runs import rehearsed
 from shared.training.samples import Sample
 from shared.training.snapshots import evaluating, untouched_generators
@@ -89,12 +87,13 @@ class Moment(NamedTuple):
     std: float
     wanted: float  # sqrt(alpha^2 rms^2 + sigma^2)
     common: float  # share of the commonest token believed
+    clamped: bool  # whether what is believed is moved to a row
 
     def lines(self) -> Iterator[str]:
         """Two lines of the table, a third where the noise is not what the schedule says."""
         numbers = f"{self.t:.3f}  {self.sigma**2:6.1%}  {self.std:.3f} ({self.wanted:.3f})  {self.common:9.2f}"
         yield f"{numbers} | {self.seen}"
-        yield " " * len(numbers) + f" | {self.said}"
+        yield f"{'clamped' if self.clamped else '':>{len(numbers)}} | {self.said}"
         if abs(self.std / self.wanted - 1) > OFF:
             yield f"      SNR off by {20 * math.log10(self.std / self.wanted):+.1f} dB"
 
@@ -119,8 +118,9 @@ class Moments:
         seen, said = map(self.module.spoken, self.module.words(torch.stack([rows.nearest(x[0]), ids[0]])))
         wanted = math.sqrt(alpha**2 * float(rows.rms) ** 2 + sigma**2)
         common = float(torch.bincount(ids.flatten()).max() / ids.numel())
+        mean, std = float(x.mean()), float(x.square().mean().sqrt())
         return Moment(
-            float(t[0]), alpha, sigma, seen, said, float(x.mean()), float(x.square().mean().sqrt()), wanted, common
+            float(t[0]), alpha, sigma, seen, said, mean, std, wanted, common, clamped(self.module.sampling, float(t[0]))
         )
 
     def table(self, count: int = SHOWN) -> list[str]:
@@ -128,16 +128,25 @@ class Moments:
         chosen = dict.fromkeys(np.linspace(0, len(self.seen) - 1, min(count, len(self.seen))).round().astype(int))
         return [HEAD, *(line for n in chosen for line in self.seen[n].lines())]
 
+    def write(self, folder: Path, row: Sequence[str]) -> Path:
+        """trajectory.md: how the words of `row` came about."""
+        lines = ["```", *self.table(), f"in the end: {self.module.spoken(row)}", "```"]
+        replace_text(folder / "trajectory.md", "\n".join(lines) + "\n")
+        return folder / "trajectory.md"
+
+
+def clamped(options: Sampling, t: float) -> bool:
+    """Whether the walk moves beliefs to rows at t."""
+    return options.clamp == "nearest" and t <= 1 - options.clamp_start
+
 
 def draw(module: TextDiffusion, folder: Path) -> list[Path]:
-    """samples.txt: as many sentences as snapshots.count says, always of the same noise; walk.txt: how 0 came about."""
+    """samples.txt: as many sentences as snapshots.count says, always of the same noise; trajectory.md: the way of 0."""
     moments = Moments(module)
     rows = module.words(module.walked(list(range(module.snapshots.count)), through=moments.through).ids)
     lines = [summary(rows, module.data.grammar), *(f"{n:3}  {module.spoken(row)}" for n, row in enumerate(rows))]
-    texts = {"samples.txt": lines, "walk.txt": [*moments.table(), f"in the end: {module.spoken(rows[0])}"]}
-    for name, text in texts.items():
-        replace_text(folder / name, "\n".join(text) + "\n")
-    return [folder / name for name in texts]
+    replace_text(folder / "samples.txt", "\n".join(lines) + "\n")
+    return [folder / "samples.txt", moments.write(folder, rows[0])]
 
 
 def digest(network: nn.Module) -> str:
@@ -158,32 +167,3 @@ def write_lines(samples: list[Spoken], options: Sampling, network: nn.Module, pa
     ]  # fmt: skip
     replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def draw_lengths(metric: LengthTV, path: Path) -> Path:
-    """How many words drawn sentences have, beside what was to be."""
-    from matplotlib.figure import Figure
-
-    truth, counts = metric.truth.numpy(), metric.counts.numpy()
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(np.arange(len(counts)), counts / counts.sum(), label="drawn", alpha=0.5)
-    axes.step(np.arange(len(truth)), truth, where="mid", label="true", color="black")
-    axes.set(xlabel="words (the last bar: more)", ylabel="share")
-    axes.legend(frameon=False)
-    return save_figure(figure, path, 110)
-
-
-def draw_ngrams(metrics: Mapping[str, NgramKL], path: Path) -> Path:
-    """The share of every word and of every pair of neighbours, drawn against true."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    for axes, (name, metric) in zip(figure.subplots(1, len(metrics)), metrics.items()):
-        truth, drawn = metric.truth.numpy(), (metric.counts / metric.total).numpy()
-        met = (truth > 0) & (drawn > 0)
-        axes.loglog([truth[truth > 0].min(), 1], [truth[truth > 0].min(), 1], color="grey", linewidth=1)
-        axes.scatter(truth[met], drawn[met], s=4)
-        never = 1 - float(drawn[truth > 0].sum())
-        axes.set(xlabel="true", ylabel="drawn", title=f"{name}, {never:.1%} of what is never true")
-    return save_figure(figure, path, 110)

@@ -318,8 +318,13 @@ def progress_line(update: int, total: int, row: Mapping[str, float], perf: Mappi
     return "  ".join(parts)
 
 
+def part(name: str) -> bool:
+    """Whether a metric is a part of another (val/ce/07): kept in the tables, and too much for a line or a panel."""
+    return name.count("/") > 1
+
+
 def validation_line(when: str, row: Mapping[str, float]) -> str:
-    return "  ".join([f"validation{when}", *(f"{name} {value:.4f}" for name, value in row.items())])
+    return "  ".join([f"validation{when}", *(f"{name} {value:.4f}" for name, value in row.items() if not part(name))])
 
 
 def short(number: float) -> str:

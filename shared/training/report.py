@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from shared.training import layout, webpage
 from shared.training.errors import told
+from shared.training.logs import part
 from shared.training.runs import Run, data_fingerprint, read_json, rehearsed, reopen, write_json
 from shared.training.tables import read_table, replace_text, replacing
 
@@ -150,7 +151,8 @@ def _throughput(perf: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
 
 def _last_validation(run: Run) -> list[dict[str, Any]]:
     table = read_table(run.folder / "metrics.csv")
-    return [asdict(Metric(name, column[max(column)], 0)) for name, column in table.items() if name.startswith("val/")]
+    shown = {name: column for name, column in table.items() if name.startswith("val/") and not part(name)}
+    return [asdict(Metric(name, column[max(column)], 0)) for name, column in shown.items()]
 
 
 def _peak_memory(run: Run, perf: Mapping[str, Mapping[int, float]], memory: float | None) -> float | None:
@@ -168,7 +170,8 @@ def _resident_gb() -> float:
 
 def panels(table: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Title -> lines by name: losses of training and validation in one, then every other validation metric."""
-    shown = {name: column for name, column in table.items() if name.startswith(("train/loss", "val/"))}
+    kept = {name: column for name, column in table.items() if not part(name)}
+    shown = {name: column for name, column in kept.items() if name.startswith(("train/loss", "val/"))}
     points = {name: [(float(update), value) for update, value in column.items()] for name, column in shown.items()}
     losses = {name: line for name, line in points.items() if name.endswith("/loss")}
     others = {name: {name: line} for name, line in points.items() if name not in losses}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from packages.text.table import Row
-from projects.text import goals, made
+from projects.text import goals, levels, made
 from projects.text.commands import spelled
 from projects.text.evaluate import standing
 from projects.text.goals import GOALS, GoalsOptions, core, judged, more, of, verdict
@@ -73,7 +73,7 @@ def test_every_goal_is_one_that_is_measured(level, monkeypatch):
     """Under the names that the goals ask for; agreement needs sentences that parse, skill a level that t reaches."""
     monkeypatch.setattr(made, "NOVELTY_WINDOW", 100)
     monkeypatch.setattr(goals, "TIMED", (2, 2))
-    monkeypatch.setattr(goals, "DIAGNOSED", 4)
+    monkeypatch.setattr(levels, "ASKED", 4)
     module = text_module()
     module.sampling.steps = 2
     options = GoalsOptions(samples=8, sentences=4, levels=2)

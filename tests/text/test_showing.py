@@ -57,7 +57,7 @@ def test_the_first_snapshot_is_of_the_network_before_any_update(module, tmp_path
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, fast_dev_run=False, logger=run, callbacks=[])
     before = torch.get_rng_state()
     FromTheStart().on_train_start(trainer, module)
-    assert {file.name for file in (tmp_path / "0").iterdir()} == {"samples.txt", "walk.txt"}
+    assert {file.name for file in (tmp_path / "0").iterdir()} == {"samples.txt", "trajectory.md"}
     assert torch.equal(before, torch.get_rng_state())
     trainer.global_step, trainer.logger.run.samples = 4, tmp_path / "resumed"
     FromTheStart().on_train_start(trainer, module)

@@ -216,7 +216,7 @@ def test_a_walk_can_be_looked_at(module, tmp_path):
     text = "\n".join(moments.table(4))
     assert "[MASK] [MASK]" in text and "SNR off" not in text
     module.snapshots = type("", (), {"count": 2})
-    assert {path.name for path in module.draw(tmp_path, 0)} == {"samples.txt", "walk.txt"}
+    assert {path.name for path in module.draw(tmp_path, 0)} == {"samples.txt", "trajectory.md"}
 
 
 def test_it_is_told_how_a_twin_walks():
