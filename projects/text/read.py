@@ -36,7 +36,8 @@ class Known:
     """The text that trained: what a checkpoint says of it beside the vocabulary.
 
     seen: keys of its groups and texts, which are never evaluated; None: too many, and all that the split gives to
-    training counts as seen. counts [V], lengths [L + 1]: of its tokens and windows. entropy: nats per token.
+    training counts as seen. counts [V], lengths [L + 1]: of its tokens and windows. entropy: nats per token. given:
+    tokens of a window, on average, that are given; they are not in counts.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Known:
     counts: list[int]
     lengths: list[int]
     entropy: float
+    given: float = 0.0
 
 
 class Read:
@@ -60,14 +62,19 @@ class Read:
         self, options: Options, known: Known | None = None, vocabulary: Tokens | None = None, base: bool = False
     ):
         self.options, self.known, self._given, self.base = options, known, vocabulary, base
-        joins = options.source != "e2e" and options.sample_by == "document"
-        kind = options.packing or ("concat" if joins else "eos_pad")
         self.length = options.length or LENGTH
-        self.packing = Packing(kind, self.length, options.long, options.tail)
-        self.whole = kind != "none"
-        named = (options.source, options.path, options.sample_by, options.column, options.dataset_name)
-        self.corpus = corpora.read(corpora.Source(*named, options.dataset_config, streaming=options.streaming))
+        self.packing = Packing(self._kind(), self.length, options.long, options.tail)
+        self.whole, self.even = self.packing.kind != "none", self.packing.kind in ("eos_pad", "concat")
+        self.corpus = corpora.read(self._named())
         self.windows = lru_cache(self._windows)
+
+    def _kind(self) -> str:
+        joins = self.options.source != "e2e" and self.options.sample_by == "document"
+        return self.options.packing or ("concat" if joins else "eos_pad")
+
+    def _named(self) -> corpora.Source:
+        names = ("source", "path", "sample_by", "column", "dataset_name", "dataset_config", "streaming")
+        return corpora.Source(**{name: getattr(self.options, name) for name in names})
 
     # --- what trains, what is held out, by which vocabulary
 
@@ -101,9 +108,14 @@ class Read:
         if self._given is not None and kind in ("words", "train"):
             return self._given
         if kind == "words":
-            return Vocabulary.of((document.text for document in self.training), options.min_count)
+            return Vocabulary.of((document.text for document in self._spelt), options.min_count)
         size = options.vocab_size or (PIECES if kind == "train" else None)
-        return tokenizer(kind, size, self.training, options.cache_dir)
+        return tokenizer(kind, size, self._spelt, options.cache_dir)
+
+    @property
+    def _spelt(self) -> Corpus:
+        """What a vocabulary is counted from."""
+        return self.training
 
     def joined(self, pieces: Sequence[str]) -> str:
         return self.vocabulary.joined(pieces)
@@ -119,7 +131,9 @@ class Read:
             return self.known
         windows, before = self.windows("train"), (self.known.seen or []) if self.known else []
         many = self.training.identity is not None or self.training.facts.documents > REMEMBERED
-        tokens, lengths = windows.tokens[:COUNTED], windows.lengths
+        counts = np.zeros(len(self.vocabulary), np.int64)
+        for ids in windows.texts(COUNTED):
+            counts += np.bincount(ids, minlength=len(counts))
         return Known(
             self.corpus.name,
             self.corpus.sha256,
