@@ -67,7 +67,7 @@ class Asked:
 
     def references(self, n: int, without: Words | None = None) -> list[Words]:
         """Of text n. without: one of them that is itself in question, left out once."""
-        found = [document.text.split() for document in self.groups[n % len(self.groups)]]
+        found: list[Words] = [document.text.split() for document in self.groups[n % len(self.groups)]]
         if without is not None:
             found.remove(list(without))
         return found

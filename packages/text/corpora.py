@@ -23,7 +23,13 @@ from packages.text.documents import Corpus, Document, files, key, lines, one_of
 SOURCES = ("text", "pairs", "parquet", "hub", "e2e", "wikisplit")
 SAMPLES = ("document", "paragraph", "line")
 HEADING = re.compile(r" = [^=].* = $")  # of an article of WikiText; those of sections have more signs
-SUFFIX = {"text": ".txt", "pairs": ".txt", "e2e": ".txt", "wikisplit": ".tsv", "parquet": ".parquet"}  # of the files of a folder
+SUFFIX = {
+    "text": ".txt",
+    "pairs": ".txt",
+    "e2e": ".txt",
+    "wikisplit": ".tsv",
+    "parquet": ".parquet",
+}  # of the files of a folder
 BETWEEN = {"paragraph": re.compile(r"\n\s*\n"), "line": re.compile(r"\n")}  # documents of a group
 BLOCK = 100  # lines of a group where neither headings nor blank lines part them
 

@@ -27,7 +27,7 @@ class Packing:
     """How documents become windows.
 
     kind: eos_pad: words, EOS, then PAD, all of it modelled; concat: documents joined by EOS, cut without padding; none:
-    words, then PAD that does not count; pairs: what is given, EOS, words, EOS, then PAD, which is modelled; never split.
+    words, then PAD that does not count; pairs: what is given, EOS, words, EOS, then PAD that is modelled; never split.
     length: L, tokens of a window, EOS among them.
     long: a document that is longer: drop | split. tail: what is left of a split document, or of the stream with concat:
     keep | drop | keep_half (when it fills half a window). None: keep, with concat drop.
@@ -130,8 +130,11 @@ class Windows:
 
     def known(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         """bool [B, L], the positions that are given."""
-        given = np.zeros(len(index), np.int64) if self.given is None else self.given[self.document(index)]
-        return np.arange(self.packing.length) < given[:, None]
+        return np.arange(self.packing.length) < self.known_tokens(index)[:, None]
+
+    def known_tokens(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[B] int64: how many of them each window has."""
+        return np.zeros(len(index), np.int64) if self.given is None else self.given[self.document(index)]
 
     def texts(self, most: int | None = None) -> Iterator[np.ndarray]:
         """The tokens of each document that are not given, of the first documents that hold `most` tokens."""

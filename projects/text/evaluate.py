@@ -71,8 +71,9 @@ class Evaluation:
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
         data, metrics = self.data, self.data.source.metrics()
-        found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
-        sentences = [sentence(row) for row in self.drawn]
+        said, floors = [data.source.said(row) for row in self.drawn], data.source.floors(len(self.drawn))
+        table = [*beside(measure(said, metrics), floors), *data.source.faithful(self.drawn)]
+        found, sentences = {row.name: row for row in table}, [sentence(row) for row in said]
         return Results(
             "; ".join([headline(found, len(sentences)), *self.bound.said(), *self.praise(found)]),
             [

@@ -105,9 +105,9 @@ def drawn(module: TextDiffusion, options: Sampling, count: int) -> list[Words]:
 
 
 def held_out(module: TextDiffusion, count: int) -> Iterator[Sentences]:
-    """The first sentences of the test, `count` of them or all there are."""
+    """Sentences from all over the test, `count` of them or all there are."""
     data = module.data
-    index = data.source.evaluated("test", count)[:count]
+    index = data.measured(count)
     for first in range(0, len(index), size := data.at_once):
         yield data.sentences("test", Share.of(index[first : first + size])).to(module.device)
 
@@ -130,7 +130,8 @@ def measured(module: TextDiffusion, rows: Sequence[Words], floors: Floors | None
     """Every metric of the table by name, and those that goals are counted in. floors: of as many sentences."""
     source = module.data.source
     floors = source.floors(len(rows)) if floors is None else floors
-    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), floors)}
+    table = [*beside(measure(map(source.said, rows), source.metrics()), floors), *source.faithful(rows)]
+    found: dict[str, Row] = {row.name: row for row in table}
     return {each.name: each for each in [*map(metric, found.values()), *standing(found)]}
 
 

@@ -58,11 +58,11 @@ class Options:
     def _of_pairs(self) -> None:
         if self.source == "grammar":
             raise ValueError(
-                "data.conditional is true, and nothing is given in sentences of the grammar; set data.source, such as e2e."
+                "data.conditional is true, and sentences of the grammar have nothing given; set data.source, as to e2e."
             )
         if self.source in ("parquet", "hub") and not self.given_column:
             raise ValueError(
-                f"data.conditional is true, and no column of the {self.source} source is given; name it: data.given_column."
+                f"data.conditional is true, and no column of {self.source} says what is given; set data.given_column."
             )
         if self.packing not in (None, "eos_pad") or self.long != "drop":
             raise ValueError(

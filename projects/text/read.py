@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import islice, pairwise
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from packages.text.token_statistics import entropies
 from packages.text.vocabulary import EOS, PAD, UNK, Tokens, Vocabulary
 from packages.text.windows import Packing
 from projects.text.calibration import LEAST_ENTROPY
-from projects.text.options import Laid, Options, digest, known_words, padded
+from projects.text.options import Laid, Options, digest, known_words, padded, spread
 
 LENGTH, PIECES = 64, 4096  # tokens of a window and ids of a trained vocabulary, where nobody says
 COUNTED = 5_000_000  # tokens at most that the statistics of a training part are counted from
@@ -131,9 +130,7 @@ class Read:
             return self.known
         windows, before = self.windows("train"), (self.known.seen or []) if self.known else []
         many = self.training.identity is not None or self.training.facts.documents > REMEMBERED
-        counts = np.zeros(len(self.vocabulary), np.int64)
-        for ids in windows.texts(COUNTED):
-            counts += np.bincount(ids, minlength=len(counts))
+        tokens, lengths = np.concatenate([*windows.texts(COUNTED)]), windows.lengths
         return Known(
             self.corpus.name,
             self.corpus.sha256,
@@ -142,6 +139,7 @@ class Read:
             np.bincount(tokens, minlength=len(self.vocabulary)).tolist(),
             np.bincount(lengths, minlength=self.length + 1).tolist(),
             max(LEAST_ENTROPY, _pairs(windows, len(self.vocabulary))),
+            float(windows.known_tokens(range(len(windows))).mean()),
         )
 
     @cached_property
@@ -156,6 +154,7 @@ class Read:
             "eos_pad": "behind EOS, modelled and counted",
             "concat": "none, windows of joined documents",
             "none": "not counted; lengths are drawn from those of training",
+            "pairs": "behind the second EOS, modelled and counted; what is given is not counted",
         }[self.packing.kind]
 
     @property
@@ -168,12 +167,12 @@ class Read:
 
     def units(self) -> np.ndarray | None:
         """Tokens of each of them; None: all positions count."""
-        return None if self.whole else self.windows("train").lengths
+        return None if self.even else self.windows("train").lengths
 
     def evaluated(self, stream: str, wanted: int) -> np.ndarray:
         """Numbers of the held-out rows of a test, all; of a validation, `wanted` at most, from all over."""
         count = len(self.windows("test"))
-        return np.arange(count) if stream == "test" else _spread(count, wanted)
+        return np.arange(count) if stream == "test" else spread(count, wanted)
 
     def take(self, stream: str, index: np.ndarray) -> Laid:
         """Rows by their numbers. ValueError: training rows for a checkpoint that was trained on others."""
@@ -182,13 +181,15 @@ class Read:
                 f"CKPT was trained on {self.known.name} ({self.known.sha256[:12]}), the data is {self.corpus.name}"
                 f" ({self.sha256[:12]}); go on with the same text and packing, or adapt it to this one: make finetune"
             )
-        return Laid(*self.windows(stream).take(index))
+        windows = self.windows(stream)
+        return Laid(*windows.take(index), windows.known(index))
 
     def shares(self) -> np.ndarray:
         found = np.array(self.facts.counts, float)
         found /= found.sum()
-        if self.packing.kind == "eos_pad":
-            filled = self._mean_length() / self.length
+        if self.whole and self.packing.kind != "concat":
+            given = self.facts.given
+            filled = (self._mean_length() - given) / (self.length - given)
             found *= filled
             found[PAD] += 1 - filled
         return found
@@ -253,13 +254,25 @@ class Read:
         vocabulary."""
         ends = self.packing.kind != "none"
         words = sum(len(document.text.split()) + ends for document in self.held_out)
-        return len(self.windows("test").tokens) / words
+        return sum(map(len, self.windows("test").texts())) / words
+
+    def given(self, seeds: Sequence[int]) -> Laid | None:
+        """Rows of what is given to sentences that are drawn; None: nothing is."""
+        return None
+
+    def said(self, row: Words) -> Words:
+        """The words of a row that are not given."""
+        return row
+
+    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
+        """How well sentences 0 .. n - 1 say what was given to them."""
+        return []
 
     def _sentences(self, stream: str) -> list[Words]:
         """As words, from all over a stream; the same that `sentence` sees in drawn rows."""
         count = len(self.windows(stream))
-        rows, valid = self.take(stream, _spread(count, COMPARED))
-        return [sentence(self.vocabulary.words(row[some])) for row, some in zip(rows, valid)]
+        rows, valid, known = self.take(stream, spread(count, COMPARED))
+        return [sentence(self.vocabulary.words(row[some])) for row, some in zip(rows, valid & ~known)]
 
     @property
     def _foreign(self) -> bool:
@@ -284,17 +297,9 @@ class Read:
         return empirical.floors(true, held, self.metrics(), n, self.length)
 
 
-def _spread(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of the numbers below count, from all over; all of them when there are no more."""
-    return np.linspace(0, count, min(count, wanted), endpoint=False).astype(np.int64)
-
-
 def _pairs(windows: CachedWindows, size: int) -> float:
     """Nats per token that the one before it leaves, from the first documents."""
-    ends = windows.offsets
-    last = max(1, int(np.searchsorted(ends, COUNTED)))
-    documents = (windows.tokens[start:end] for start, end in islice(pairwise(ends), last))
-    bare = (ids[:-1] if len(ids) and ids[-1] == EOS else ids for ids in documents)
+    bare = (ids[:-1] if len(ids) and ids[-1] == EOS else ids for ids in windows.texts(COUNTED))
     return entropies(bare, size)[1]
 
 
