@@ -6,6 +6,7 @@ how they were drawn.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -156,7 +157,14 @@ def headline(table: Mapping[str, Row], count: int) -> str:
     excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv") if name in table}
     said = ", ".join(f"{name.replace('_', ' ')} {value:+.3f}" for name, value in excess.items())
     parsed = f"{table['parse'].value:.1%} of {count:,} sentences parse" if "parse" in table else f"{count:,} sentences"
-    return "; ".join([parsed, f"over the true sampler: {said}", *collapse(table)])
+    return "; ".join([parsed, f"over the true sampler: {said}", *given(table), *collapse(table)])
+
+
+def given(table: Mapping[str, Row]) -> list[str]:
+    """How well what was given is said, beside people."""
+    said = {"bleu": ("BLEU", ".3f"), "fields": ("fields said", ".1%")}
+    found = [(table[name], *how) for name, how in said.items() if name in table]
+    return [f"{name} {row.value:{form}}, people {row.floors.get('true', math.nan):{form}}" for row, name, form in found]
 
 
 def collapse(table: Mapping[str, Row]) -> list[str]:

@@ -10,9 +10,10 @@ Knows no Trainer but the ranks of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,11 +139,17 @@ class NLLBound:
     """Gathers nats of held-out sentences over batches and ranks, whatever the objective is.
 
     tokens_per_word: of the vocabulary; perplexity is per word, so that vocabularies compare. chosen: numbers of those
-    that are measured; None: all that are added.
+    that are measured; None: all that are added. floors: nats per token of who learns less.
     """
 
-    def __init__(self, options: Likelihood, tokens_per_word: float = 1.0, chosen: np.ndarray | None = None):
-        self.options, self.tokens_per_word, self.chosen = options, tokens_per_word, chosen
+    def __init__(
+        self,
+        options: Likelihood,
+        tokens_per_word: float = 1.0,
+        chosen: np.ndarray | None = None,
+        floors: Mapping[str, float] = MappingProxyType({}),
+    ):
+        self.options, self.tokens_per_word, self.chosen, self.floors = options, tokens_per_word, chosen, floors
         self.rows: list[list[float]] = []  # per sentence: nats of each half, nats of the truth, tokens
 
     def add(self, module: TextDiffusion, batch: Sentences) -> None:
@@ -177,7 +184,8 @@ class NLLBound:
         wide = 1.96 * float((one - other).square().sum().sqrt()) / 2 / whole
 
         def metric(name: str, said: Callable[[float], float]) -> Metric:
-            floors = {} if math.isnan(floor) else {"true": said(floor)}
+            floors = dict(self.floors) if math.isnan(floor) else {"true": floor}
+            floors = {each: said(value) for each, value in floors.items()}
             return Metric(name, said(nats), len(tokens), said(nats - wide), said(nats + wide), floors)
 
         found = [

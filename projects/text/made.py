@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Made:
     estimated, whole, even, padding = False, True, True, "behind EOS, modelled and counted"
     joined = staticmethod(" ".join)
     tokens_per_word = 1.0
+    counted: Mapping[str, float] = MappingProxyType({})  # the truth is known
 
     def __init__(self, options: Options):
         if options.packing not in (None, "eos_pad"):

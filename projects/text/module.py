@@ -252,8 +252,10 @@ class TextDiffusion(LightningModule):
         return self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
 
     def on_test_start(self) -> None:
-        chosen = self.data.measured(self.likelihood.sentences)
-        self.evaluation = Evaluation(self.data, NLLBound(self.likelihood, self.data.source.tokens_per_word, chosen))
+        source, chosen = self.data.source, self.data.measured(self.likelihood.sentences)
+        self.evaluation = Evaluation(
+            self.data, NLLBound(self.likelihood, source.tokens_per_word, chosen, source.counted)
+        )
 
     def test_step(self, batch: Sentences, index: int) -> None:
         """Cross-entropy and likelihood of held-out rows; a sentence drawn for the first `held_out` of their numbers."""

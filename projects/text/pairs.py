@@ -34,6 +34,10 @@ class Pairs(Read):
         return replace(named, source=lines, given=self.options.given_column)
 
     @property
+    def grouped(self) -> str:
+        return "field sets" if self.options.source == "e2e" else "groups that are given the same"
+
+    @property
     def _spelt(self) -> Corpus:
         return with_given(self.training)
 

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from packages.text import corpora, empirical, table
+from packages.text import corpora, counted, empirical, table
 from packages.text.bpe import tokenizer
 from packages.text.documents import Corpus, keys, split, unseen
 from packages.text.fluency import Fluency
@@ -232,7 +232,14 @@ class Read:
     @property
     def _documents(self) -> str:
         facts = self.corpus.facts
-        return f"{facts.documents:,} documents in {facts.groups:,} groups, of which {self._parting}"
+        return f"{facts.documents:,} documents in {facts.groups:,} {self.grouped}, of which {self._parting}"
+
+    @property
+    def grouped(self) -> str:
+        """What no split cuts."""
+        if self.options.source == "e2e":
+            return "field sets"
+        return "articles" if self.options.sample_by == "document" else "groups of neighbours"
 
     @property
     def _parting(self) -> str:
@@ -255,6 +262,16 @@ class Read:
         ends = self.packing.kind != "none"
         words = sum(len(document.text.split()) + ends for document in self.held_out)
         return sum(map(len, self.windows("test").texts())) / words
+
+    @cached_property
+    def counted(self) -> dict[str, float]:
+        """Nats per token of the held-out text by counting alone; of pairs where the training text is at hand."""
+        windows, counts = self.windows("test"), np.array(self.facts.counts)
+        found = {"unigram": counted.unigram(counts, np.concatenate([*windows.texts(COUNTED)]))}
+        if not self._foreign:
+            training = self.windows("train").texts(COUNTED)
+            found["bigram"] = counted.bigram(training, windows.texts(COUNTED), len(counts))
+        return found
 
     def given(self, seeds: Sequence[int]) -> Laid | None:
         """Rows of what is given to sentences that are drawn; None: nothing is."""

@@ -247,7 +247,7 @@ def test_sentences_are_drawn_for_each_held_out_group_in_turn_in_any_company(fold
 
 
 def test_bleu_is_that_of_the_paper_by_hand():
-    said, meant = "the cat sat on a mat".split(), "the cat sat on the red mat".split()
+    said, meant = ["the", "cat", "sat", "on", "a", "mat"], ["the", "cat", "sat", "on", "the", "red", "mat"]
     precisions = [5 / 6, 3 / 5, 2 / 4, 1 / 3]
     by_hand = np.exp(np.log(precisions).mean() + 1 - 7 / 6)
     assert against_references([said], [[meant]]) == pytest.approx(by_hand)
@@ -270,7 +270,7 @@ TRAINED = [fields("Cotto serves Thai food", name="Cotto", food="Thai"), fields("
 
 def test_a_text_says_its_fields_and_its_floors_are_other_peoples_texts():
     asked = control.Asked(HELD, TRAINED)
-    texts = ["Aromi serves Thai food".split(), "the old inn is open".split(), "nothing at all".split()]
+    texts = [["Aromi", "serves", "Thai", "food"], ["the", "old", "inn", "is", "open"], ["nothing", "at", "all"]]
     rows = {row.name: row for row in control.faithful(texts, asked)}
     assert rows["fields"].value == pytest.approx(3 / 6) and rows["fields"].n == 6  # yes is not said by any text
     assert rows["fields/name"].value == pytest.approx(2 / 3) and rows["fields/food"].value == pytest.approx(1 / 3)
@@ -288,7 +288,7 @@ def test_people_are_judged_without_their_own_text_among_the_references():
 
 def test_texts_without_fields_have_bleu_alone():
     pairs = [Document("a b c d", "1", given="x y"), Document("e f g h", "2", given="z")]
-    rows = control.faithful(["a b c d".split()], control.Asked(pairs, pairs))
+    rows = control.faithful([["a", "b", "c", "d"]], control.Asked(pairs, pairs))
     assert [row.name for row in rows] == ["bleu"] and set(rows[0].floors) == {"nearest", "other"}
 
 
