@@ -21,7 +21,7 @@ from packages.text.grammar import Grammar
 from packages.text.vocabulary import Tokens
 from projects.text import sources
 from projects.text.made import ENDLESS, Made
-from projects.text.options import Options, spread
+from projects.text.options import Options, at_least, spread
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader, placed
 from shared.training.randomness import Randomness
 
@@ -73,6 +73,7 @@ class TextData(LightningDataModule):
         self, batch_size: int = 96, micro_batch: int | Literal["auto"] = "auto", held_out: int = 1000, **text: Any
     ):
         super().__init__()
+        at_least("data.held_out", held_out, 1)
         self.batch_size, self.micro_batch, self.held_out = batch_size, micro_batch, held_out
         self.options = Options(**text)
         self._checkpoint: tuple[Mapping[str, Any] | None, bool] = None, False

@@ -24,6 +24,7 @@ from torch import Tensor
 from packages.text.rows import sentence
 from packages.text.vocabulary import PAD
 from projects.text.network import Network
+from projects.text.options import at_least
 from projects.text.resolution import scales
 from shared.objectives import cross_entropy
 from shared.processes import draws
@@ -46,6 +47,10 @@ class Likelihood:
 
     sentences: int = 500
     levels: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("sentences", "levels"):
+            at_least(f"model.likelihood.{name}", getattr(self, name), 1)
 
 
 class Levels(Schedule):

@@ -30,6 +30,7 @@ from projects.text.likelihood import Likelihood, NLLBound
 from projects.text.masked import Masked
 from projects.text.network import Denoiser, Network, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
+from projects.text.options import at_least
 from projects.text.pictures import FromTheStart, Moments, Spoken, draw, spoken, write_lines
 from projects.text.sampling import Given, Sampling, Walk
 from projects.text.warping import Fitted, Gumbel, Monotone, Relay, preserving
@@ -62,6 +63,10 @@ class Embedding:
     dim: int | None = None
     norm: Literal["sphere", "layernorm", "free"] = "sphere"
     radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim is not None:
+            at_least("model.embedding.dim", self.dim, 1)
 
     def width(self, count: int) -> int:
         return self.dim or recommended_width(count)

@@ -52,6 +52,9 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"data.held_out_share is {self.held_out_share}; give a share between 0 and 1, such as .1.")
+        for name, least in (("length", 2), ("min_count", 1), ("vocab_size", 1)):
+            if (value := getattr(self, name)) is not None:
+                at_least(f"data.{name}", value, least)
         if self.conditional:
             self._of_pairs()
 
@@ -77,6 +80,11 @@ class Laid(NamedTuple):
     ids: np.ndarray
     valid: np.ndarray
     known: np.ndarray
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; give {least} or more.")
 
 
 def spread(count: int, wanted: int) -> np.ndarray:

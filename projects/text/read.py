@@ -19,7 +19,7 @@ from packages.text.fluency import Fluency
 from packages.text.rows import Words, fingerprints, sentence
 from packages.text.token_cache import CachedWindows, cached
 from packages.text.token_statistics import entropies
-from packages.text.vocabulary import EOS, PAD, UNK, Tokens, Vocabulary
+from packages.text.vocabulary import EOS, PAD, SPECIALS, UNK, Tokens, Vocabulary
 from packages.text.windows import Packing
 from projects.text.calibration import LEAST_ENTROPY
 from projects.text.options import Laid, Options, digest, known_words, padded, spread
@@ -101,13 +101,29 @@ class Read:
 
     @cached_property
     def vocabulary(self) -> Tokens:
-        """That of the checkpoint, whatever the corpus is; else of the training part alone."""
+        """That of the checkpoint, whatever the corpus is; else of the training part alone. ValueError: of more ids than
+        are asked for."""
+        found, wanted = self._vocabulary(), self.options.vocab_size
+        if wanted is not None and len(found) > wanted:
+            raise ValueError(
+                f"the vocabulary has {len(found)} ids and data.vocab_size is {wanted}; a larger vocabulary is never"
+                f" truncated to UNK: ask for {len(found)}, or count rarer words out (data.min_count)"
+            )
+        return found
+
+    def _vocabulary(self) -> Tokens:
         options = self.options
         kind = ("words" if options.source == "e2e" else "train") if options.tokenizer == "auto" else options.tokenizer
         if self._given is not None and kind in ("words", "train"):
             return self._given
         if kind == "words":
-            return Vocabulary.of((document.text for document in self._spelt), options.min_count)
+            found = Vocabulary.of((document.text for document in self._spelt), options.min_count)
+            if len(found) == len(SPECIALS):
+                raise ValueError(
+                    f"no word of {self.training.name} occurs {options.min_count} times, so the vocabulary is empty; set"
+                    " a lower data.min_count"
+                )
+            return found
         size = options.vocab_size or (PIECES if kind == "train" else None)
         return tokenizer(kind, size, self._spelt, options.cache_dir)
 
