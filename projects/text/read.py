@@ -263,8 +263,8 @@ class Read:
         left = side.facts.documents - self.held_out.facts.documents
         if self._foreign:
             return f"{left:,} documents trained CKPT and are left out" if left else "nothing trained CKPT"
-        share = f"{self.options.held_out_share:.0%} are held out"
-        return f"{share}, without {left:,} documents whose text trains" if left else share
+        held = f"{side.facts.groups:,} are held out"
+        return f"{held}, without {left:,} documents whose text trains" if left else held
 
     @property
     def judged(self) -> str:

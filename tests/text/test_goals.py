@@ -155,8 +155,12 @@ def read_runs(tmp_path_factory):
     root, line = tmp_path_factory.mktemp("read"), Line("text")
     restaurants(root / "e2e.txt")
     restaurants(root / "other.txt", names=("Fitz", "Wok"))
-    text = ("--config=configs/text/e2e_conditional.yaml", f"--data.path={root}/e2e.txt", "--data.min_count=1",
-            f"--data.cache_dir={root}/cache", "--data.length=28", "--data.batch_size=16", "--data.micro_batch=16")  # fmt: skip
+    text = [
+        "--config=configs/text/e2e_conditional.yaml",
+        f"--data.path={root}/e2e.txt",
+        f"--data.cache_dir={root}/cache",
+    ]
+    text += ["--data.min_count=1", "--data.length=28", "--data.batch_size=16", "--data.micro_batch=16"]
     for name, flags in {"model": (), "twin": ("--config=configs/text/autoregressive.yaml",)}.items():
         line.run(*line.fit(root, name, *text, *flags, "--trainer.max_steps=2", "--run.test_after_fit=false"))
     return line, line.folder(root), root
@@ -180,6 +184,18 @@ def test_a_run_on_real_text_stands_beside_its_twin_on_any_file(read_runs, file, 
     assert gap["low"] < gap["value"] < gap["high"] and gap["floors"]["twin"] == 0
     assert ("bigram" in mine["nats_per_token"]["floors"]) == (file == "e2e.txt")
     assert "| E2E, bound given the fields over the autoregressive twin" in (folder / "model/bench.md").read_text()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_report_on_pairs_says_whether_what_was_given_is_said_beside_people(read_runs):
+    line, folder, _ = read_runs
+    line.run("test", f"--ckpt_path={folder}/model", "--model.likelihood.levels=2")
+    said = json.loads((folder / "model/report.json").read_text())
+    found = {metric["name"]: metric for metric in said["metrics"]}
+    assert {"true", "nearest", "other"} <= found["bleu"]["floors"].keys() & found["fields"]["floors"].keys()
+    assert found["nats_per_token"]["floors"].keys() == {"unigram", "bigram"} and "fields/food" in found
+    text = (folder / "model/report.md").read_text()
+    assert "fields said" in text and "in 32 field sets" in text and "what is given is not counted" in text
 
 
 @pytest.mark.parametrize(
