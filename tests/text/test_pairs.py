@@ -129,6 +129,8 @@ def test_an_update_divides_by_the_tokens_that_are_learnt_on_any_number_of_ranks(
     parts = [next(iter(data_of(folder, rank, 2).train_dataloader())) for rank in (0, 1)]
     assert {part.global_units for part in parts} == {whole.global_units} == {int(whole.counted.sum())}
     assert sum(int(part.counted.sum()) for part in parts) == whole.global_units < whole.ids.numel()
+    judged = next(iter(data_of(folder).test_dataloader()))
+    assert judged.global_units == int(judged.counted.sum())
 
 
 # --- learning: what is given enters clean and costs nothing
@@ -206,12 +208,14 @@ def test_what_is_given_stands_clean_at_every_step_of_every_walk(folder, kind):
     module, seen, asked = module_of(folder), [], []
     ids, known = module.data.given([0, 1, 2])
     x0 = module.network.rows(ids)
-    hook = module.network.register_forward_pre_hook(lambda net, inputs: asked.append(inputs[0]))
+    hook = module.network.register_forward_pre_hook(lambda net, inputs: asked.append(inputs[0::2]))
     more = {"clamp": "nearest", "clamp_start": 0.0, "score_temperature": 0.9} if kind == "ddpm" else {}
     drawn = walked(module, [0, 1, 2], seen, kind=kind, **more)
     hook.remove()
     assert len(seen) == 3 and len(asked) >= 3 and known.any()
-    assert all(torch.equal(x[known], x0[known]) for x in [*seen, *asked])
+    assert all(torch.equal(x[known], x0[known]) for x in [*seen, *(x for x, _ in asked)])
+    heard = [belief for _, belief in asked if belief.any()]
+    assert heard and all(torch.equal(belief[known], x0[known]) for belief in heard)
     assert torch.equal(drawn[known], ids[known]) and not torch.equal(drawn[~known], ids[~known])
 
 
