@@ -8,7 +8,7 @@ What is too long is dropped or split as asked, and counted. Knows ids and no tex
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -137,10 +137,10 @@ class Windows:
         return np.zeros(len(index), np.int64) if self.given is None else self.given[self.document(index)]
 
     def texts(self, most: int | None = None) -> Iterator[np.ndarray]:
-        """The tokens of each document that are not given, of the first documents that hold `most` tokens."""
-        last = len(self.offsets) - 1 if most is None else max(1, int(np.searchsorted(self.offsets, most)))
-        for n, (start, end) in enumerate(islice(pairwise(self.offsets), last)):
-            yield self.tokens[start if self.given is None else start + self.given[n] : end]
+        """The tokens of each document that are not given, among the first `most` tokens."""
+        most = len(self.tokens) if most is None else most
+        for n, (start, end) in enumerate(pairwise(self.offsets[: 1 + int(np.searchsorted(self.offsets, most))])):
+            yield self.tokens[start if self.given is None else start + self.given[n] : min(end, most)]
 
     def document(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         """[B]: the number of the document, in the order of the corpus, that each window begins in."""

@@ -94,8 +94,8 @@ class Evaluation:
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
-                "likelihood": f"{len(self.bound.rows):,} held-out rows from all over; perplexity is per word or end of a"
-                f" text, {data.source.tokens_per_word:.3f} tokens",
+                "likelihood": f"{len(self.bound.rows):,} held-out rows from all over; perplexity is per word or end of text,"
+                f" {data.source.tokens_per_word:.3f} tokens",
                 "padding": data.source.padding,
             },
         )

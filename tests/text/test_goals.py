@@ -201,7 +201,7 @@ def test_a_report_on_pairs_says_whether_what_was_given_is_said_beside_people(rea
 @pytest.mark.parametrize(
     ("text", "metrics"),
     [
-        ({"source": "e2e"}, {"nats_per_word_over_twin", "unigram_kl_excess"}),
+        ({"source": "e2e"}, {"nats_per_word_over_twin", "perplexity_over_twin", "unigram_kl_excess"}),
         ({"source": "e2e", "conditional": True}, {"fields", "bleu", "nats_per_word_over_twin", "unigram_kl_excess"}),
         ({"source": "text"}, {"perplexity_over_twin", "nats_per_word_over_twin", "unigram_kl_excess"}),
     ],
