@@ -71,7 +71,8 @@ class Evaluation:
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
-        data, metrics = self.data, self.data.source.metrics()
+        data, metrics, samples = self.data, self.data.source.metrics(), folder / "samples"
+        samples.mkdir(exist_ok=True)  # a run without snapshots has none
         said, floors = [data.source.said(row) for row in self.drawn], data.source.floors(len(self.drawn))
         table = [*beside(measure(said, metrics), floors), *data.source.faithful(self.drawn)]
         found, sentences = {row.name: row for row in table}, [sentence(row) for row in said]
@@ -90,12 +91,12 @@ class Evaluation:
                 *([("Agreement by distance", by_distance(found))] if data.grammar else []),
                 ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            [*pictures(metrics, found, rows, folder / "samples"), *self.written(rows, folder / "samples")],
+            [*pictures(metrics, found, rows, samples), *self.written(rows, samples)],
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
-                "likelihood": f"{len(self.bound.rows):,} held-out rows from all over; perplexity is per word or end of text,"
-                f" {data.source.tokens_per_word:.3f} tokens",
+                "likelihood": f"{len(self.bound.rows):,} held-out rows from all over; perplexity is per word or end of"
+                f" text, {data.source.tokens_per_word:.3f} tokens",
                 "padding": data.source.padding,
             },
         )
