@@ -37,13 +37,14 @@ def present(texts: Iterable[tuple[Words, Mapping[str, str]]]) -> dict[str, tuple
 
 
 class Asked:
-    """What is asked for: groups of documents that were written for the same.
+    """What is asked for: groups of documents that were written for the same, by their keys, so in no order of a file.
 
     held_out: those in question. training: where the nearest is retrieved from; may be empty.
     """
 
     def __init__(self, held_out: Iterable[Document], training: Iterable[Document]):
-        self.groups, self.training = list(by_fields(held_out).values()), list(by_fields(training).values())
+        self.groups = [group for _, group in sorted(by_fields(held_out).items())]
+        self.training = list(by_fields(training).values())
 
     @cached_property
     def nearest(self) -> list[list[Document]]:
