@@ -1,10 +1,19 @@
-"""BLEU of every sentence of a set against all its others (Papineni et al. 2002; self-BLEU: Zhu et al. 2018), exactly.
+"""BLEU (Papineni et al. 2002): of texts against references, and of every sentence of a set against all its others
+(self-BLEU: Zhu et al. 2018), exactly.
 
 An n-gram is clipped at the most times any one other sentence says it: the two highest counts of each n-gram decide,
-so the whole set costs a few sorts. Knows words as integers only.
+so the whole set costs a few sorts, with words as integers.
 """
 
+import functools
+import math
+import operator
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
+
+from packages.text.rows import Words, grams
 
 NO_MATCH = 0.1  # counts as so many matches (Chen & Cherry 2014, method 1)
 
@@ -53,3 +62,23 @@ def _brevity(length: int, others: np.ndarray) -> float:
     """Of two closest lengths the shorter counts."""
     closest = others[np.argmin(np.abs(others - length))]  # sorted: argmin takes the shorter
     return float(np.exp(min(0.0, 1 - closest / length)))
+
+
+def against_references(said: Sequence[Words], references: Sequence[Sequence[Words]], order: int = 4) -> float:
+    """BLEU in [0, 1] of texts, each against references of its own, of which there is one at least (Papineni et al.).
+
+    Matches and n-grams are summed over all texts before precisions are taken. nan without texts.
+    """
+    matched, total, short, long = np.zeros(order), np.zeros(order), 0, 0
+    for words, meant in zip(said, references):
+        short += min((abs(len(each) - len(words)), len(each)) for each in meant)[1]
+        long += len(words)
+        for n in range(order):
+            counts = [Counter(grams(each, n + 1)) for each in (words, *meant)]
+            most = functools.reduce(operator.or_, counts[1:])
+            matched[n] += (counts[0] & most).total()
+            total[n] += counts[0].total()
+    if not len(said):
+        return math.nan
+    logs = np.log(np.maximum(matched, NO_MATCH) / np.maximum(total, 1))
+    return float(np.exp(logs.mean() + min(0.0, 1 - short / max(long, 1))))

@@ -1,4 +1,4 @@
-"""Readers of text: files, parquet, the hub, E2E, WikiSplit, all as one `Corpus` of documents.
+"""Readers of text: files, parquet, the hub, pairs, E2E, WikiSplit, all as one `Corpus` of documents.
 
     corpus = read(Source("text", path="wikitext2-valid.txt"))
     training, validation = split(corpus)  # of documents.py
@@ -20,10 +20,16 @@ from typing import Any
 from packages.text import e2e, wikisplit
 from packages.text.documents import Corpus, Document, files, key, lines, one_of
 
-SOURCES = ("text", "parquet", "hub", "e2e", "wikisplit")
+SOURCES = ("text", "pairs", "parquet", "hub", "e2e", "wikisplit")
 SAMPLES = ("document", "paragraph", "line")
 HEADING = re.compile(r" = [^=].* = $")  # of an article of WikiText; those of sections have more signs
-SUFFIX = {"text": ".txt", "e2e": ".txt", "wikisplit": ".tsv", "parquet": ".parquet"}  # of the files of a folder
+SUFFIX = {
+    "text": ".txt",
+    "pairs": ".txt",
+    "e2e": ".txt",
+    "wikisplit": ".tsv",
+    "parquet": ".parquet",
+}  # of the files of a folder
 BETWEEN = {"paragraph": re.compile(r"\n\s*\n"), "line": re.compile(r"\n")}  # documents of a group
 BLOCK = 100  # lines of a group where neither headings nor blank lines part them
 
@@ -41,6 +47,7 @@ class Source:
     path: str | None = None
     sample_by: str = "document"
     column: str = "text"  # of parquet and hub
+    given: str | None = None  # the column of what the text was written for, which makes a row a document and a pair
     dataset_name: str | None = None  # of the hub, such as Salesforce/wikitext
     dataset_config: str | None = None  # such as wikitext-2-raw-v1
     dataset_split: str = "train"
@@ -76,6 +83,7 @@ def read(source: Source, part: int = 0, parts: int = 1) -> Corpus:
     files(path, SUFFIX[source.source])
     readers = {
         "text": partial(_text_documents, path, source.sample_by),
+        "pairs": partial(_pair_documents, path),
         "e2e": partial(e2e.documents, path),
         "wikisplit": partial(wikisplit.documents, path),
     }
@@ -114,6 +122,26 @@ def _cut(group: str, sample_by: str) -> Iterator[Document]:
     parts = BETWEEN[sample_by].split(group) if sample_by in BETWEEN else [group]
     name = key(group.strip())
     return (Document(text, name) for part in parts if (text := part.strip()))
+
+
+# ---- pairs: what is given, and a text for it ----
+
+
+def _pair_documents(path: str) -> Iterator[Document]:
+    """Lines `given||text`, or with a tab between them. ValueError: a line of another form, with file and number."""
+    for file in files(path, SUFFIX["pairs"]):
+        for number, line in enumerate(lines(file), 1):
+            if line.strip():
+                given, _, text = line.partition("\t" if "\t" in line else "||")
+                yield _pair(given, text, f"{file}, line {number}")
+
+
+def _pair(given: str, text: str, where: str) -> Document:
+    """All texts for the same given one are a group."""
+    given, text = given.strip(), text.strip()
+    if not (given and text):
+        raise ValueError(f"{where}: one of the two texts of a pair is missing; wanted `given||text`, or a tab between")
+    return Document(text, key(given), given=given)
 
 
 # ---- rows of parquet files and of the hub ----
@@ -155,8 +183,11 @@ def _share(source: Source, rows: Any, part: int, parts: int) -> Any:
 
 
 def _row_documents(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[Document]:
-    """Rows that begin with a heading are lines of articles; others are a group each."""
-    texts = (_text(row, source) for row in rows)
+    """Rows that begin with a heading are lines of articles; others are a group each, pairs are by what is given."""
+    if source.given:
+        pairs = ((_text(row, source, source.given), _text(row, source, source.column)) for row in rows)
+        return (_pair(*pair, f"{source.name}, row {number}") for number, pair in enumerate(pairs, 1))
+    texts = (_text(row, source, source.column) for row in rows)
     first = next((text for text in texts if text.strip()), "")
     groups: Iterable[str] = itertools.chain([first], texts)
     if HEADING.match(first.rstrip("\n")):
@@ -164,7 +195,7 @@ def _row_documents(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[D
     return itertools.chain.from_iterable(_cut(group, source.sample_by) for group in groups)
 
 
-def _text(row: dict[str, Any], source: Source) -> str:
-    if source.column not in row:
-        raise ValueError(f"{source.name} has no column {source.column!r}; name one of {', '.join(row)}")
-    return row[source.column]
+def _text(row: dict[str, Any], source: Source, column: str) -> str:
+    if column not in row:
+        raise ValueError(f"{source.name} has no column {column!r}; name one of {', '.join(row)}")
+    return row[column]

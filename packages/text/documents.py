@@ -10,7 +10,7 @@ import difflib
 import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,15 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Document:
-    """One text. group: key of the group it belongs to. slots: what it is about, by name; empty when nobody says."""
+    """One text. group: key of the group it belongs to. slots: what it is about, by name; empty when nobody says.
+
+    given: what the text was written for, as text; texts of one group have the same.
+    """
 
     text: str
     group: str
     slots: Mapping[str, str] = field(default_factory=dict)
+    given: str = ""
 
 
 class Facts(NamedTuple):
@@ -94,6 +98,15 @@ def is_held_out(group: str, share: float = HELD_OUT) -> bool:
 
 def _kept(corpus: Corpus, share: float, out: bool) -> Iterator[Document]:
     return (document for document in corpus if is_held_out(document.group, share) == out)
+
+
+def with_given(corpus: Corpus) -> Corpus:
+    """Its documents, each text behind what was given: what a vocabulary of pairs is counted from."""
+    return Corpus(corpus.name, partial(_with_given, corpus), corpus.identity and f"{corpus.identity} with given")
+
+
+def _with_given(corpus: Corpus) -> Iterator[Document]:
+    return (replace(document, text=f"{document.given} {document.text}") for document in corpus)
 
 
 def keys(corpus: Corpus) -> frozenset[str]:

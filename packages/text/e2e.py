@@ -24,8 +24,9 @@ def _document(line: str, where: str) -> Document:
     fields, bars, text = line.partition("||")
     if not bars or not text.strip():
         raise ValueError(f"{where}: {line[:40]!r}; wanted `name : value | name : value||text`")
-    slots = parse(fields, where)
-    return Document(text.strip(), key(*(f"{name}={slots[name]}" for name in sorted(slots))), slots)
+    slots = dict(sorted(parse(fields, where).items()))
+    group = key(*(f"{name}={value}" for name, value in slots.items()))
+    return Document(text.strip(), group, slots, joined(slots))
 
 
 def parse(fields: str, where: str = "fields") -> dict[str, str]:

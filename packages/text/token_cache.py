@@ -11,6 +11,7 @@ import json
 import shutil
 import uuid
 from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import numpy as np
 
 from packages.text.documents import Corpus
 from packages.text.vocabulary import Tokens
-from packages.text.windows import Cut, Packing, Windows, cut, ended
+from packages.text.windows import PAIRS, Cut, Packing, Windows, cut, ended, paired
 
 FORMAT = 1  # of the files; another number is another folder
-FACTS, TOKENS, OFFSETS, SPANS = "facts.json", "tokens.bin", "offsets.npy", "spans.npy"
+FACTS, TOKENS, OFFSETS, SPANS, GIVEN = "facts.json", "tokens.bin", "offsets.npy", "spans.npy", "given.npy"
 
 
 class CachedWindows(Windows):
@@ -35,7 +36,8 @@ class CachedWindows(Windows):
         try:
             facts = json.loads((folder / FACTS).read_text())
             tokens = np.memmap(folder / TOKENS, facts["type"], "r")
-            offsets, spans = (np.load(folder / name, mmap_mode="r") for name in (OFFSETS, SPANS))
+            packing = Packing(**facts["packing"])
+            offsets, spans, *given = (np.load(folder / name, mmap_mode="r") for name in arrays(packing))
             if len(tokens) != offsets[-1]:
                 raise ValueError(f"{len(tokens)} tokens of {offsets[-1]}")
         except (OSError, ValueError, KeyError) as error:
@@ -43,7 +45,7 @@ class CachedWindows(Windows):
                 f"the token cache {folder} is damaged ({error}); remove it, and it is built anew"
             ) from error
         found = Cut(spans, facts["dropped"], facts["split"], facts["lost"])
-        super().__init__(tokens, offsets, found, Packing(**facts["packing"]))
+        super().__init__(tokens, offsets, found, packing, *given)
 
     def __reduce__(self) -> tuple:
         return type(self), (self.folder,)
@@ -63,6 +65,11 @@ def name(corpus: Corpus, vocabulary: Tokens, packing: Packing) -> str:
     return f"{packing.kind}-{packing.length}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
+def arrays(packing: Packing) -> list[str]:
+    """The names of what is kept beside the tokens."""
+    return [OFFSETS, SPANS, *([GIVEN] if packing.kind == PAIRS else [])]
+
+
 def _build(corpus: Corpus, vocabulary: Tokens, packing: Packing, folder: Path) -> None:
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
@@ -76,17 +83,27 @@ def _build(corpus: Corpus, vocabulary: Tokens, packing: Packing, folder: Path) -
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sequences(corpus: Corpus, vocabulary: Tokens, packing: Packing) -> Iterator[tuple[int, Sequence[int]]]:
+    """How many tokens of a document are given, and its ids."""
+    texts = vocabulary.encode_all(document.text for document in corpus)
+    if packing.kind != PAIRS:
+        return ((0, ids) for ids in texts)
+    given = vocabulary.encode_all(document.given for document in corpus)
+    return ((len(first) + 1, paired(first, ids)) for first, ids in zip(given, texts))
+
+
 def _fill(folder: Path, corpus: Corpus, vocabulary: Tokens, packing: Packing) -> None:
-    ends = array("q", [0])
+    ends, given = array("q", [0]), array("q")
     with (folder / TOKENS).open("wb") as file:
-        for ids in vocabulary.encode_all(document.text for document in corpus):
+        for known, ids in _sequences(corpus, vocabulary, packing):
             part = ended(ids, packing, len(vocabulary))
             file.write(part.tobytes())
             ends.append(ends[-1] + len(part))
+            given.append(known)
     offsets = np.array(ends)
     found = cut(offsets, packing)
-    np.save(folder / OFFSETS, offsets)
-    np.save(folder / SPANS, found.spans)
+    for name, values in zip(arrays(packing), (offsets, found.spans, np.array(given))):
+        np.save(folder / name, values)
     facts = {
         "type": part.dtype.name,
         "packing": asdict(packing),

@@ -8,6 +8,7 @@ What is too long is dropped or split as asked, and counted. Knows ids and no tex
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from packages.text.documents import one_of
 from packages.text.vocabulary import EOS, PAD, Tokens
 
 KINDS = ("eos_pad", "concat", "none")
+PAIRS = "pairs"
 LONG = ("drop", "split")
 TAILS = ("keep", "drop", "keep_half")
 
@@ -25,7 +27,8 @@ class Packing:
     """How documents become windows.
 
     kind: eos_pad: words, EOS, then PAD, all of it modelled; concat: documents joined by EOS, cut without padding; none:
-    words, then PAD that does not count. length: L, tokens of a window, EOS among them.
+    words, then PAD that does not count; pairs: what is given, EOS, words, EOS, then PAD that is modelled; never split.
+    length: L, tokens of a window, EOS among them.
     long: a document that is longer: drop | split. tail: what is left of a split document, or of the stream with concat:
     keep | drop | keep_half (when it fills half a window). None: keep, with concat drop.
     """
@@ -36,8 +39,8 @@ class Packing:
     tail: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("packing", self.kind, KINDS)
-        one_of("long", self.long, LONG)
+        one_of("packing", self.kind, (*KINDS, PAIRS))
+        one_of("long", self.long, ("drop",) if self.kind == PAIRS else LONG)
         if self.tail is not None:
             one_of("tail", self.tail, TAILS)
         if self.length < 2:
@@ -97,10 +100,18 @@ class Windows:
     """The windows of a corpus, in its order.
 
     tokens [N]: ids of all documents, each followed by EOS unless packing is none. offsets [D + 1]: of documents.
+    given [D] int64: how many of each document's tokens are given, the EOS behind them among these; None: of none any.
     """
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, found: Cut, packing: Packing):
-        self.tokens, self.offsets, self.cut, self.packing = tokens, offsets, found, packing
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        offsets: np.ndarray,
+        found: Cut,
+        packing: Packing,
+        given: np.ndarray | None = None,
+    ):
+        self.tokens, self.offsets, self.cut, self.packing, self.given = tokens, offsets, found, packing, given
 
     def __len__(self) -> int:
         return len(self.cut.spans)
@@ -115,7 +126,21 @@ class Windows:
         first, end = self.cut.spans[np.asarray(index, np.int64)].T[..., None]
         place = first + np.arange(self.packing.length)
         ids = np.where(place < end, self.tokens[np.minimum(place, end - 1)], PAD).astype(np.int64)
-        return ids, (place < end) | (self.packing.kind == "eos_pad")
+        return ids, (place < end) | (self.packing.kind in ("eos_pad", PAIRS))
+
+    def known(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        """bool [B, L], the positions that are given."""
+        return np.arange(self.packing.length) < self.known_tokens(index)[:, None]
+
+    def known_tokens(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[B] int64: how many of them each window has."""
+        return np.zeros(len(index), np.int64) if self.given is None else self.given[self.document(index)]
+
+    def texts(self, most: int | None = None) -> Iterator[np.ndarray]:
+        """The tokens of each document that are not given, among the first `most` tokens."""
+        most = len(self.tokens) if most is None else most
+        for n, (start, end) in enumerate(pairwise(self.offsets[: 1 + int(np.searchsorted(self.offsets, most))])):
+            yield self.tokens[start if self.given is None else start + self.given[n] : min(end, most)]
 
     def document(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         """[B]: the number of the document, in the order of the corpus, that each window begins in."""
@@ -138,26 +163,17 @@ def pack(sequences: Iterable[Sequence[int]], packing: Packing, size: int) -> Win
     return Windows(np.concatenate(parts or [np.zeros(0, np.uint16)]), offsets, cut(offsets, packing), packing)
 
 
-class Pairs(Windows):
-    """Windows of two segments, the first of them given: first, EOS, second, EOS, then PAD, which is modelled.
-
-    given [D] int64: tokens of each first segment, its EOS among them.
-    """
-
-    def __init__(self, windows: Windows, given: np.ndarray):
-        super().__init__(windows.tokens, windows.offsets, windows.cut, windows.packing)
-        self.given = given
-
-    def known(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
-        """bool [B, L], the positions of the first segment."""
-        return np.arange(self.packing.length) < self.given[self.document(index)][:, None]
-
-
-def pack_pairs(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], length: int, size: int) -> Pairs:
+def pack_pairs(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], length: int, size: int) -> Windows:
     """Windows of pairs of ids; a pair that is too long is dropped and counted. ValueError: as of `pack`."""
     found = [(list(first), list(second)) for first, second in pairs]
-    made = pack(([*first, EOS, *second] for first, second in found), Packing("eos_pad", length), size)
-    return Pairs(made, np.array([len(first) + 1 for first, _ in found], np.int64))
+    made = pack((paired(*pair) for pair in found), Packing(PAIRS, length), size)
+    made.given = np.array([len(first) + 1 for first, _ in found], np.int64)
+    return made
+
+
+def paired(given: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """One document of two, for `ended`; len(given) + 1 tokens of it are given."""
+    return [*given, EOS, *ids]
 
 
 def ended(ids: Sequence[int], packing: Packing, size: int) -> np.ndarray:

@@ -47,11 +47,11 @@ class Elbo(CrossEntropy):
 
     def loss(self, module: TextDiffusion, batch: Sentences, t: Tensor, rng: Rng) -> Losses:
         """t: [B]."""
-        network, where, known = module.network, batch.counted, batch.known.unsqueeze(-1)
+        network, where = module.network, batch.counted
         level, x0 = Level(network.warp, t), network.rows(batch.ids)
         with told_levels(network):
-            x_t = torch.where(known, x0, corrupted(x0, level.log_snr, rng))
-            belief = module.earlier_belief(x_t, level.log_snr.detach(), batch.mask)
+            x_t = batch.kept(corrupted(x0, level.log_snr, rng), x0)
+            belief = batch.kept(module.earlier_belief(x_t, level.log_snr.detach(), batch.mask), x0)
             out = network(x_t, level.log_snr, belief, batch.mask)
         walked = level.slope / 2 * level.log_snr.exp() * error(x0, network.believe(out), where)
         level.weighs(walked / where.sum(1))

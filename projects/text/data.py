@@ -21,7 +21,7 @@ from packages.text.grammar import Grammar
 from packages.text.vocabulary import Tokens
 from projects.text import sources
 from projects.text.made import ENDLESS, Made
-from projects.text.options import Options
+from projects.text.options import Options, at_least, spread
 from shared.training.batches import Batch, ResidentBatches, Share, StatelessBatches, evaluation_shards, loader, placed
 from shared.training.randomness import Randomness
 
@@ -30,7 +30,7 @@ AT_ONCE, LOGITS = 256, 2**27  # sentences of one step of an evaluation, and numb
 
 @dataclass
 class Sentences(Batch):
-    """B rows of L tokens. num_units: the positions that are modelled; where padding is, it counts among them."""
+    """B rows of L tokens. num_units: the positions that are looked at; where padding is modelled, it is among them."""
 
     ids: Tensor  # [B, L] int64, 0..V-1
     valid: Tensor  # [B, L] bool, True where the position counts (loss, metrics, attention)
@@ -49,6 +49,10 @@ class Sentences(Batch):
         labels = None if self.labels is None else self.labels[rows]
         parts = {name: getattr(self, name)[rows] for name in ("ids", "valid", "known", "index")}
         return replace(self, **parts, labels=labels)
+
+    def kept(self, x: Tensor | None, x0: Tensor) -> Tensor | None:
+        """x [b, L, e] of the first b samples, with the rows of x0 [B, L, e] where tokens are given; None stays None."""
+        return None if x is None else torch.where(self.known[: len(x)].unsqueeze(-1), x0[: len(x)], x)
 
     @property
     def mask(self) -> Tensor | None:
@@ -69,6 +73,7 @@ class TextData(LightningDataModule):
         self, batch_size: int = 96, micro_batch: int | Literal["auto"] = "auto", held_out: int = 1000, **text: Any
     ):
         super().__init__()
+        at_least("data.held_out", held_out, 1)
         self.batch_size, self.micro_batch, self.held_out = batch_size, micro_batch, held_out
         self.options = Options(**text)
         self._checkpoint: tuple[Mapping[str, Any] | None, bool] = None, False
@@ -129,6 +134,16 @@ class TextData(LightningDataModule):
             return None
         return torch.arange(self.length) < torch.from_numpy(source.lengths(seeds))[:, None]
 
+    def given(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """What is given to sentences to be drawn: ids [n, L] and where they are, bool [n, L]; None: nothing."""
+        laid = self.source.given(seeds)
+        return laid and (torch.from_numpy(laid.ids), torch.from_numpy(laid.known))
+
+    def measured(self, count: int) -> np.ndarray:
+        """Numbers of the `count` held-out sentences at most, from all over a test, whose likelihood is measured."""
+        index = self.source.evaluated("test", max(count, self.held_out))
+        return index[spread(len(index), count)]
+
     def train_dataloader(self) -> ResidentBatches:
         size = self.source.size()
         order = StatelessBatches(
@@ -152,8 +167,10 @@ class TextData(LightningDataModule):
 
     def sentences(self, stream: str, share: Share) -> Sentences:
         """The sentences of a share, each by its number."""
-        ids, valid = (torch.from_numpy(part) for part in self.source.take(stream, share.index))
-        tokens, whole = int(valid.sum()), self.source.whole
-        if whole or stream != "train":
-            share = replace(share, global_units=share.global_samples * self.length if whole else tokens)
-        return Sentences(share, tokens, ids, valid, torch.zeros_like(valid), torch.from_numpy(share.index), full=whole)
+        ids, valid, known = (torch.from_numpy(part) for part in self.source.take(stream, share.index))
+        if self.source.even:
+            share = replace(share, global_units=share.global_samples * self.length)
+        elif stream != "train":
+            share = replace(share, global_units=int((valid & ~known).sum()))
+        index = torch.from_numpy(share.index)
+        return Sentences(share, int(valid.sum()), ids, valid, known, index, full=self.source.whole)

@@ -53,8 +53,9 @@ class DiffusionLM(CrossEntropy):
         x0, t = network.rows(batch.ids), (index + 1).to(t) / count
         x_start = x0 + process.schedule.sigma(t.new_full((), 1 / count)) * process.draw(x0, rng)
         x_t = process.corrupt(x_start, process.draw(x0, rng), t)
-        x_t = torch.where(batch.known.unsqueeze(-1), x0, x_t)
-        out = network(x_t, t, module.earlier_belief(x_t, t, batch.mask), batch.mask)
+        x_t = batch.kept(x_t, x0)
+        belief = batch.kept(module.earlier_belief(x_t, t, batch.mask), x0)
+        out = network(x_t, t, belief, batch.mask)
         target = torch.where(spread(index == 0, x0), x0, x_start)
         return self.summed(module, batch, t, out, target, x_start)
 

@@ -6,6 +6,7 @@ how they were drawn.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,9 +71,11 @@ class Evaluation:
 
     def results(self, folder: Path, options: Sampling, rows: Rows) -> Results:
         """The table of metrics, samples and pictures."""
-        data, metrics = self.data, self.data.source.metrics()
-        found = {row.name: row for row in beside(measure(self.drawn, metrics), data.source.floors(len(self.drawn)))}
-        sentences = [sentence(row) for row in self.drawn]
+        data, metrics, samples = self.data, self.data.source.metrics(), folder / "samples"
+        samples.mkdir(exist_ok=True)  # a run without snapshots has none
+        said, floors = [data.source.said(row) for row in self.drawn], data.source.floors(len(self.drawn))
+        table = [*beside(measure(said, metrics), floors), *data.source.faithful(self.drawn)]
+        found, sentences = {row.name: row for row in table}, [sentence(row) for row in said]
         return Results(
             "; ".join([headline(found, len(sentences)), *self.bound.said(), *self.praise(found)]),
             [
@@ -88,10 +91,12 @@ class Evaluation:
                 *([("Agreement by distance", by_distance(found))] if data.grammar else []),
                 ("The table of rows", health(rows, data.vocabulary, sentences)),
             ],
-            [*pictures(metrics, found, rows, folder / "samples"), *self.written(rows, folder / "samples")],
+            [*pictures(metrics, found, rows, samples), *self.written(rows, samples)],
             {
                 "evaluated on": f"{data.describe()['source']}: {data.source.judged}",
                 "walk": f"{options.kind}, {options.steps} steps",
+                "likelihood": f"{len(self.bound.rows):,} held-out rows from all over; perplexity is per word or end of"
+                f" text, {data.source.tokens_per_word:.3f} tokens",
                 "padding": data.source.padding,
             },
         )
@@ -155,7 +160,14 @@ def headline(table: Mapping[str, Row], count: int) -> str:
     excess = {name: table[name].excess or 0.0 for name in ("unigram_kl", "bigram_kl", "length_tv") if name in table}
     said = ", ".join(f"{name.replace('_', ' ')} {value:+.3f}" for name, value in excess.items())
     parsed = f"{table['parse'].value:.1%} of {count:,} sentences parse" if "parse" in table else f"{count:,} sentences"
-    return "; ".join([parsed, f"over the true sampler: {said}", *collapse(table)])
+    return "; ".join([parsed, f"over the true sampler: {said}", *given(table), *collapse(table)])
+
+
+def given(table: Mapping[str, Row]) -> list[str]:
+    """How well what was given is said, beside people."""
+    said = {"bleu": ("BLEU", ".3f"), "fields": ("fields said", ".1%")}
+    found = [(table[name], *how) for name, how in said.items() if name in table]
+    return [f"{name} {row.value:{form}}, people {row.floors.get('true', math.nan):{form}}" for row, name, form in found]
 
 
 def collapse(table: Mapping[str, Row]) -> list[str]:

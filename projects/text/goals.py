@@ -8,8 +8,9 @@ table is printed and kept in the run as bench.md and bench.json. Knows a module 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ from packages.text.table import Floors, Row, beside, measure
 from projects.text import levels
 from projects.text.evaluate import metric, standing
 from projects.text.likelihood import Likelihood, NLLBound
+from projects.text.options import Options
 from shared.training import layout, report, runs
 from shared.training.batches import Share
 from shared.training.errors import Mistake
-from shared.training.layers import arrange
+from shared.training.layers import arrange, flag_values
 from shared.training.report import Metric
 from shared.training.tables import replace_text
 
@@ -55,10 +57,6 @@ def goals(cli: Any) -> None:
     options: GoalsOptions = cli.options.goals
     if cli.checkpoint is None:
         raise Mistake("goals measures the weights of a run and none is named; give --run runs/text/<size>/<run>.")
-    if cli.datamodule.grammar is None:
-        raise Mistake(
-            "goals are those of a grammar, and this run learnt real text; its report.md says how likely that is."
-        )
     other = None if options.vs is None else twin(cli, options.vs)
     with cli.drawing():
         mine = {**core(cli.model, options), **more(cli.model, options)}
@@ -66,7 +64,8 @@ def goals(cli: Any) -> None:
     if other is not None:
         with other.drawing():
             beside = core(other.model, options)
-    rows = [judged(goal, mine, beside) for goal in of(cli.datamodule.options.level)]
+        mine |= behind(mine, beside)
+    rows = [judged(goal, mine, beside) for goal in of(cli.datamodule.options)]
     print("\n".join(layout.plain(HEAD, rows)))
     folder = cli.run_of_weights().folder
     replace_text(folder / "bench.md", "\n".join(layout.markdown(HEAD, rows)) + "\n")
@@ -84,7 +83,8 @@ def opened(cli: Any, folder: str | Path, *flags: str) -> Any:
 
 def twin(cli: Any, folder: str) -> Any:
     """The command line of another run. Raises Mistake where its data are not the same."""
-    other = opened(cli, folder)
+    text = [f"--{name}={value}" for name, value in flag_values(cli.layers.flags) if name.startswith("data.")]
+    other = opened(cli, folder, *text)
     for key, here in cli.datamodule.describe().items():
         if (there := other.datamodule.describe().get(key)) != here:
             raise Mistake(
@@ -105,9 +105,9 @@ def drawn(module: TextDiffusion, options: Sampling, count: int) -> list[Words]:
 
 
 def held_out(module: TextDiffusion, count: int) -> Iterator[Sentences]:
-    """The first sentences of the test, `count` of them or all there are."""
+    """Sentences from all over the test, `count` of them or all there are."""
     data = module.data
-    index = data.source.evaluated("test", count)[:count]
+    index = data.measured(count)
     for first in range(0, len(index), size := data.at_once):
         yield data.sentences("test", Share.of(index[first : first + size])).to(module.device)
 
@@ -120,7 +120,8 @@ def core(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
 
 def likelihood(module: TextDiffusion, options: GoalsOptions) -> list[Metric]:
     """Of held-out sentences."""
-    bound = NLLBound(Likelihood(options.sentences, options.levels), module.data.source.tokens_per_word)
+    source, asked = module.data.source, Likelihood(options.sentences, options.levels)
+    bound = NLLBound(asked, source.tokens_per_word, floors=source.counted)
     for batch in held_out(module, options.sentences):
         bound.add(module, batch)
     return bound.metrics()
@@ -130,8 +131,23 @@ def measured(module: TextDiffusion, rows: Sequence[Words], floors: Floors | None
     """Every metric of the table by name, and those that goals are counted in. floors: of as many sentences."""
     source = module.data.source
     floors = source.floors(len(rows)) if floors is None else floors
-    found: dict[str, Row] = {row.name: row for row in beside(measure(rows, source.metrics()), floors)}
+    table = [*beside(measure(map(source.said, rows), source.metrics()), floors), *source.faithful(rows)]
+    found: dict[str, Row] = {row.name: row for row in table}
     return {each.name: each for each in [*map(metric, found.values()), *standing(found)]}
+
+
+def behind(mine: Mapping[str, Metric], twin: Mapping[str, Metric]) -> dict[str, Metric]:
+    """How a run's likelihood stands to its twin's: nats per word over it, and the ratio of the perplexities."""
+    own, other = mine["perplexity"], twin["perplexity"].value
+
+    def metric(name: str, said: Callable[[float], float]) -> Metric:
+        return Metric(name, said(own.value), own.n, said(own.low), said(own.high), {"twin": said(other)})
+
+    found = [
+        metric("nats_per_word_over_twin", lambda x: math.log(x / other)),
+        metric("perplexity_over_twin", lambda x: x / other),
+    ]
+    return {each.name: each for each in found}
 
 
 def more(module: TextDiffusion, options: GoalsOptions) -> dict[str, Metric]:
@@ -162,10 +178,12 @@ def speed(module: TextDiffusion) -> Metric:
 # --- goals
 
 
-def of(level: str) -> list[Mapping[str, Any]]:
-    """The goals that are meant for a grammar of that level, or for any."""
+def of(text: Options) -> list[Mapping[str, Any]]:
+    """The goals that are meant for that text; those of a grammar for its level, or for any."""
     every = yaml.safe_load(GOALS.read_text(encoding="utf-8"))
-    return [goal for goal in every if goal.get("level", level) == level]
+    kind = "pairs" if text.conditional else text.source if text.source in ("grammar", "e2e") else "text"
+    every = [goal for goal in every if goal.get("text", "grammar") == kind]
+    return [goal for goal in every if goal.get("level", text.level) == text.level]
 
 
 def judged(goal: Mapping[str, Any], found: Mapping[str, Metric], beside: Mapping[str, Metric]) -> list[str]:
@@ -196,5 +214,5 @@ def verdict(goal: Mapping[str, Any], value: float, twin: float | None) -> str:
     if far and max(far) <= 0:
         return "moonshot"
     if "must" not in goal:
-        return "no"
+        return "no" if far else "-"
     return "yes" if missing(goal["must"]) <= 0 else f"no, by {report.number(missing(goal['must']))}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from projects.text import diagnostics, resolution
 from projects.text.diagnostics import Believe, Level, Noised, alone
 from projects.text.likelihood import Heard
+from projects.text.options import spread
 from projects.text.resolution import BayesDecoder, Window
 from shared.processes import Gaussian
 from shared.processes.schedules import Schedule
@@ -36,15 +37,16 @@ HEAD = ["log SNR", "t", "ce", "copier: ce", "density", "copier: density", "accur
 
 
 def few(module: TextDiffusion, stream: str, count: int) -> Sentences:
-    """The first sentences of a stream in one batch: `count`, or as many as there are or are evaluated at once."""
+    """Sentences from all over a stream in one batch: `count`, or as many as there are or are evaluated at once."""
     data = module.data
-    index = data.source.evaluated(stream, min(count, data.at_once))[: min(count, data.at_once)]
+    index = data.source.evaluated(stream, min(count, data.at_once))
+    index = index[spread(len(index), min(count, data.at_once))]
     return data.sentences(stream, Share.of(index)).to(module.device)
 
 
 def asked(module: TextDiffusion, batch: Sentences) -> tuple[Noised, Believe, Believe]:
     """The sentences, each on the same path of noise in any company; the network, which hears itself, and the copier."""
-    network, heard = module.network, Heard(module.network, batch.mask)
+    network, heard = module.network, Heard(module.network, batch.mask, batch.known)
 
     def believe(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         out = heard(x_t, t)

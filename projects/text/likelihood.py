@@ -10,11 +10,13 @@ Knows no Trainer but the ranks of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from packages.text.rows import sentence
 from packages.text.vocabulary import PAD
 from projects.text.network import Network
+from projects.text.options import at_least
 from projects.text.resolution import scales
 from shared.objectives import cross_entropy
 from shared.processes import draws
@@ -39,11 +42,15 @@ HALVES = 2  # a sentence is measured twice with half of the draws: what they dif
 
 @dataclass
 class Likelihood:
-    """sentences: of the test that are measured, its first ones. levels: draws for each of them, two passes of a network
+    """sentences: of the test that are measured, from all over. levels: draws for each of them, two passes of a network
     that hears beliefs."""
 
     sentences: int = 500
     levels: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("sentences", "levels"):
+            at_least(f"model.likelihood.{name}", getattr(self, name), 1)
 
 
 class Levels(Schedule):
@@ -97,12 +104,12 @@ def prior_kl(x0: Tensor, noisy: Tensor | float, where: Tensor) -> Tensor:
 @torch.no_grad()
 def bound(module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:
     """-ln p [B] of the counted tokens at most, in the mean over what is drawn."""
-    network, where, known = module.network, batch.counted, batch.known.unsqueeze(-1)
+    network, where = module.network, batch.counted
     x0, (clean, noisy) = network.rows(batch.ids), ends(network)
-    heard = Heard(network, batch.mask)
+    heard = Heard(network, batch.mask, batch.known)
 
     def seen(log_snr: Tensor) -> Tensor:
-        return torch.where(known, x0, corrupted(x0, log_snr, rng))
+        return batch.kept(corrupted(x0, log_snr, rng), x0)
 
     with told_levels(network):
         first = x0.new_full((len(x0),), clean)
@@ -117,31 +124,45 @@ def bound(module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Ten
 
 
 class Heard:
-    """What a network gives that hears what it believes of the same x_t when it has heard nothing, if it can hear."""
+    """What a network gives that hears what it believes of the same x_t when it has heard nothing, if it can hear.
 
-    def __init__(self, network: Network, valid: Tensor | None):
-        self.network, self.valid = network, valid
+    known: bool [B, L], where x_t is x0, and is believed; None: nowhere.
+    """
+
+    def __init__(self, network: Network, valid: Tensor | None, known: Tensor | None = None):
+        self.network, self.valid, self.known = network, valid, known
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         belief = None
         if self.network.belief is not None:
             belief = self.network.believe(self.network(x, t, None, self.valid))
+            belief = belief if self.known is None else torch.where(self.known.unsqueeze(-1), x, belief)
         return self.network(x, t, belief, self.valid)
 
 
 class NLLBound:
     """Gathers nats of held-out sentences over batches and ranks, whatever the objective is.
 
-    tokens_per_word: of the vocabulary; perplexity is per word, so that vocabularies compare.
+    tokens_per_word: of the vocabulary; perplexity is per word, so that vocabularies compare. chosen: numbers of those
+    that are measured; None: all that are added. floors: nats per token of who learns less.
     """
 
-    def __init__(self, options: Likelihood, tokens_per_word: float = 1.0):
-        self.options, self.tokens_per_word = options, tokens_per_word
+    def __init__(
+        self,
+        options: Likelihood,
+        tokens_per_word: float = 1.0,
+        chosen: np.ndarray | None = None,
+        floors: Mapping[str, float] = MappingProxyType({}),
+    ):
+        self.options, self.tokens_per_word, self.chosen, self.floors = options, tokens_per_word, chosen, floors
         self.rows: list[list[float]] = []  # per sentence: nats of each half, nats of the truth, tokens
 
     def add(self, module: TextDiffusion, batch: Sentences) -> None:
-        """Measure the sentences of a batch that are among the first ones."""
-        chosen = batch.of((batch.index < self.options.sentences).nonzero().squeeze(1))
+        """Measure the sentences of a batch that are among the chosen ones."""
+        chosen = batch
+        if self.chosen is not None:
+            among = np.isin(batch.index.cpu().numpy(), self.chosen)
+            chosen = batch.of(torch.from_numpy(among.nonzero()[0]).to(batch.ids.device))
         if not len(chosen.ids):
             return
         parts = 1 if module.objective.exact else HALVES
@@ -168,7 +189,8 @@ class NLLBound:
         wide = 1.96 * float((one - other).square().sum().sqrt()) / 2 / whole
 
         def metric(name: str, said: Callable[[float], float]) -> Metric:
-            floors = {} if math.isnan(floor) else {"true": said(floor)}
+            floors = dict(self.floors) if math.isnan(floor) else {"true": floor}
+            floors = {each: said(value) for each, value in floors.items()}
             return Metric(name, said(nats), len(tokens), said(nats - wide), said(nats + wide), floors)
 
         found = [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
 from packages.text import table
 from packages.text.fluency import Fluency
 from packages.text.grammar import Grammar
-from packages.text.rows import fingerprints
+from packages.text.rows import Words, fingerprints
 from packages.text.vocabulary import EOS, PAD, Vocabulary
 from projects.text.options import Laid, Options, digest, known_words, padded
 
@@ -22,9 +24,10 @@ NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 class Made:
     """Sentences of a grammar: endless streams, each sentence by its number; padding is modelled."""
 
-    estimated, whole, padding = False, True, "behind EOS, modelled and counted"
+    estimated, whole, even, padding = False, True, True, "behind EOS, modelled and counted"
     joined = staticmethod(" ".join)
     tokens_per_word = 1.0
+    counted: Mapping[str, float] = MappingProxyType({})  # the truth is known
 
     def __init__(self, options: Options):
         if options.packing not in (None, "eos_pad"):
@@ -93,7 +96,16 @@ class Made:
         ids = np.empty((len(index), self.length), np.int64)
         for n in np.unique(number).tolist():
             ids[number == n] = self._blocks(STREAMS[stream], n)[place[number == n]]
-        return Laid(ids, np.ones(ids.shape, bool))
+        return Laid(ids, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
+
+    def given(self, seeds: Sequence[int]) -> None:
+        """Nothing is."""
+
+    def said(self, row: Words) -> Words:
+        return row
+
+    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
+        return []
 
     def _made(self, seed: int, number: int) -> np.ndarray:
         """A block of a stream: [BLOCK, L]. Many sentences at once cost a tenth of one batch after the other."""

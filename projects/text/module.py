@@ -30,8 +30,9 @@ from projects.text.likelihood import Likelihood, NLLBound
 from projects.text.masked import Masked
 from projects.text.network import Denoiser, Network, Trunk
 from projects.text.objectives import CrossEntropy, Losses, Objective
+from projects.text.options import at_least
 from projects.text.pictures import FromTheStart, Moments, Spoken, draw, spoken, write_lines
-from projects.text.sampling import Sampling, Walk
+from projects.text.sampling import Given, Sampling, Walk
 from projects.text.warping import Fitted, Gumbel, Monotone, Relay, preserving
 from shared.objectives import share
 from shared.processes import Warped
@@ -62,6 +63,10 @@ class Embedding:
     dim: int | None = None
     norm: Literal["sphere", "layernorm", "free"] = "sphere"
     radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim is not None:
+            at_least("model.embedding.dim", self.dim, 1)
 
     def width(self, count: int) -> int:
         return self.dim or recommended_width(count)
@@ -124,6 +129,10 @@ class Drawn(NamedTuple):
 
     ids: Tensor
     score: Tensor
+
+    def but(self, where: Tensor, ids: Tensor | int) -> Drawn:
+        """The same with ids that were not drawn, where bool [n, L]."""
+        return Drawn(self.ids.masked_fill(where, 0) + where * ids, self.score * ~where)
 
 
 class TextDiffusion(LightningModule):
@@ -248,7 +257,10 @@ class TextDiffusion(LightningModule):
         return self.objective.loss(self, batch, self.randomness.times(batch.share, device=self.device), paths)
 
     def on_test_start(self) -> None:
-        self.evaluation = Evaluation(self.data, NLLBound(self.likelihood, self.data.source.tokens_per_word))
+        source, chosen = self.data.source, self.data.measured(self.likelihood.sentences)
+        self.evaluation = Evaluation(
+            self.data, NLLBound(self.likelihood, source.tokens_per_word, chosen, source.counted)
+        )
 
     def test_step(self, batch: Sentences, index: int) -> None:
         """Cross-entropy and likelihood of held-out rows; a sentence drawn for the first `held_out` of their numbers."""
@@ -282,11 +294,15 @@ class TextDiffusion(LightningModule):
         rng = [self.randomness.sample(seed, self.device) for seed in seeds]
         walk = self.objective.walk(self, options or self.sampling, len(seeds), rng)
         walk = through(walk) if through else walk
-        valid = self.data.valid(seeds)
+        valid, given = self.data.valid(seeds), self.data.given(seeds)
+        if given is not None:
+            ids, known = (part.to(self.device) for part in given)
+            walk = Given(known, self.network.rows(ids)).through(walk)
         walk.speaker.valid = None if valid is None else valid.to(self.device)
         sample(walk.denoise, walk.step, walk.x, walk.grid)
-        ids, score = (part.cpu() for part in walk.speaker.words())
-        return Drawn(ids, score) if valid is None else Drawn(ids.where(valid, PAD), score * valid)
+        drawn = Drawn(*(part.cpu() for part in walk.speaker.words()))
+        drawn = drawn if valid is None else drawn.but(~valid, PAD)
+        return drawn if given is None else drawn.but(given[1], given[0])
 
     def told(self) -> Sampling:
         """How sentences are drawn, as the objective takes the options."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from projects.text import likelihood, sampling
@@ -86,8 +85,8 @@ class CrossEntropy:
         """t: [B]."""
         x0 = module.network.rows(batch.ids)
         x_t = module.process.corrupt(x0, module.process.draw(x0, rng), t)
-        x_t = torch.where(batch.known.unsqueeze(-1), x0, x_t)
-        belief = module.earlier_belief(x_t, t, batch.mask)
+        x_t = batch.kept(x_t, x0)
+        belief = batch.kept(module.earlier_belief(x_t, t, batch.mask), x0)
         return named(module.network.logits(module.network(x_t, t, belief, batch.mask)), batch, t)
 
     def nats(self, module: TextDiffusion, batch: Sentences, rng: Rng, levels: int) -> Tensor:

@@ -21,6 +21,8 @@ class Options:
     source: grammar, made in memory; text, a file, folder or glob; e2e, lines `fields||text`; parquet; hub. level: of
     the grammar. length: tokens of a row (None: what the grammar's longest sentence needs, up to a multiple of 16; 64
     of a corpus). path, column, dataset_name, dataset_config, streaming, sample_by: see `corpora.Source`.
+    conditional: rows are pairs, of which the first is given and the second is learnt: the fields and the text of e2e,
+    lines `given||text` (or with a tab between them) of text, the columns given_column and column of parquet and hub.
     held_out_share: of articles, field sets, ... that do not train. packing, long, tail: see `windows.Packing` (None:
     concat where a document is an article, else eos_pad). tokenizer: words, train (byte pairs on the training part), a
     path, a hub id (auto: words for e2e, else train). vocab_size: ids of it at most (None: 4096 to train). min_count:
@@ -33,6 +35,8 @@ class Options:
     path: str | None = None
     sample_by: Literal["document", "paragraph", "line"] = "document"
     column: str = "text"
+    conditional: bool = False
+    given_column: str | None = None
     dataset_name: str | None = None
     dataset_config: str | None = None
     streaming: bool = False
@@ -48,13 +52,44 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"data.held_out_share is {self.held_out_share}; give a share between 0 and 1, such as .1.")
+        for name, least in (("length", 2), ("min_count", 1), ("vocab_size", 1)):
+            if (value := getattr(self, name)) is not None:
+                at_least(f"data.{name}", value, least)
+        if self.conditional:
+            self._of_pairs()
+
+    def _of_pairs(self) -> None:
+        if self.source == "grammar":
+            raise ValueError(
+                "data.conditional is true, and sentences of the grammar have nothing given; set data.source, as to e2e."
+            )
+        if self.source in ("parquet", "hub") and not self.given_column:
+            raise ValueError(
+                f"data.conditional is true, and no column of {self.source} says what is given; set data.given_column."
+            )
+        if self.packing not in (None, "eos_pad") or self.long != "drop":
+            raise ValueError(
+                f"data.packing is {self.packing} and data.long is {self.long}; pairs are rows of their own, padded and"
+                " never split: leave both out."
+            )
 
 
 class Laid(NamedTuple):
-    """ids [n, L] int64; valid [n, L] bool, the positions that count."""
+    """ids [n, L] int64; valid [n, L] bool, the positions that count; known [n, L] bool, those that are given."""
 
     ids: np.ndarray
     valid: np.ndarray
+    known: np.ndarray
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; give {least} or more.")
+
+
+def spread(count: int, wanted: int) -> np.ndarray:
+    """`wanted` of the numbers below count, from all over; all of them when there are no more."""
+    return np.linspace(0, count, min(count, wanted), endpoint=False).astype(np.int64)
 
 
 def digest(*parts: object) -> str:

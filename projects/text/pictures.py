@@ -144,7 +144,8 @@ def draw(module: TextDiffusion, folder: Path) -> list[Path]:
     """samples.txt: as many sentences as snapshots.count says, always of the same noise; trajectory.md: the way of 0."""
     moments = Moments(module)
     rows = module.words(module.walked(list(range(module.snapshots.count)), through=moments.through).ids)
-    lines = [summary(rows, module.data.grammar), *(f"{n:3}  {module.spoken(row)}" for n, row in enumerate(rows))]
+    said = [module.data.source.said(row) for row in rows]
+    lines = [summary(said, module.data.grammar), *(f"{n:3}  {module.spoken(row)}" for n, row in enumerate(rows))]
     replace_text(folder / "samples.txt", "\n".join(lines) + "\n")
     return [folder / "samples.txt", moments.write(folder, rows[0])]
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import islice, pairwise
 
 import numpy as np
 
-from packages.text import corpora, empirical, table
+from packages.text import corpora, counted, empirical, table
 from packages.text.bpe import tokenizer
 from packages.text.documents import Corpus, keys, split, unseen
 from packages.text.fluency import Fluency
 from packages.text.rows import Words, fingerprints, sentence
 from packages.text.token_cache import CachedWindows, cached
 from packages.text.token_statistics import entropies
-from packages.text.vocabulary import EOS, PAD, UNK, Tokens, Vocabulary
+from packages.text.vocabulary import EOS, PAD, SPECIALS, UNK, Tokens, Vocabulary
 from packages.text.windows import Packing
 from projects.text.calibration import LEAST_ENTROPY
-from projects.text.options import Laid, Options, digest, known_words, padded
+from projects.text.options import Laid, Options, digest, known_words, padded, spread
 
 LENGTH, PIECES = 64, 4096  # tokens of a window and ids of a trained vocabulary, where nobody says
 COUNTED = 5_000_000  # tokens at most that the statistics of a training part are counted from
@@ -36,7 +35,8 @@ class Known:
     """The text that trained: what a checkpoint says of it beside the vocabulary.
 
     seen: keys of its groups and texts, which are never evaluated; None: too many, and all that the split gives to
-    training counts as seen. counts [V], lengths [L + 1]: of its tokens and windows. entropy: nats per token.
+    training counts as seen. counts [V], lengths [L + 1]: of its tokens and windows. entropy: nats per token. given:
+    tokens of a window, on average, that are given; they are not in counts.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Known:
     counts: list[int]
     lengths: list[int]
     entropy: float
+    given: float = 0.0
 
 
 class Read:
@@ -60,14 +61,19 @@ class Read:
         self, options: Options, known: Known | None = None, vocabulary: Tokens | None = None, base: bool = False
     ):
         self.options, self.known, self._given, self.base = options, known, vocabulary, base
-        joins = options.source != "e2e" and options.sample_by == "document"
-        kind = options.packing or ("concat" if joins else "eos_pad")
         self.length = options.length or LENGTH
-        self.packing = Packing(kind, self.length, options.long, options.tail)
-        self.whole = kind != "none"
-        named = (options.source, options.path, options.sample_by, options.column, options.dataset_name)
-        self.corpus = corpora.read(corpora.Source(*named, options.dataset_config, streaming=options.streaming))
+        self.packing = Packing(self._kind(), self.length, options.long, options.tail)
+        self.whole, self.even = self.packing.kind != "none", self.packing.kind in ("eos_pad", "concat")
+        self.corpus = corpora.read(self._named())
         self.windows = lru_cache(self._windows)
+
+    def _kind(self) -> str:
+        joins = self.options.source != "e2e" and self.options.sample_by == "document"
+        return self.options.packing or ("concat" if joins else "eos_pad")
+
+    def _named(self) -> corpora.Source:
+        names = ("source", "path", "sample_by", "column", "dataset_name", "dataset_config", "streaming")
+        return corpora.Source(**{name: getattr(self.options, name) for name in names})
 
     # --- what trains, what is held out, by which vocabulary
 
@@ -95,15 +101,36 @@ class Read:
 
     @cached_property
     def vocabulary(self) -> Tokens:
-        """That of the checkpoint, whatever the corpus is; else of the training part alone."""
+        """That of the checkpoint, whatever the corpus is; else of the training part alone. ValueError: of more ids than
+        are asked for."""
+        found, wanted = self._vocabulary(), self.options.vocab_size
+        if wanted is not None and len(found) > wanted:
+            raise ValueError(
+                f"the vocabulary has {len(found)} ids and data.vocab_size is {wanted}; a larger vocabulary is never"
+                f" truncated to UNK: ask for {len(found)}, or count rarer words out (data.min_count)"
+            )
+        return found
+
+    def _vocabulary(self) -> Tokens:
         options = self.options
         kind = ("words" if options.source == "e2e" else "train") if options.tokenizer == "auto" else options.tokenizer
         if self._given is not None and kind in ("words", "train"):
             return self._given
         if kind == "words":
-            return Vocabulary.of((document.text for document in self.training), options.min_count)
+            found = Vocabulary.of((document.text for document in self._spelt), options.min_count)
+            if len(found) == len(SPECIALS):
+                raise ValueError(
+                    f"no word of {self.training.name} occurs {options.min_count} times, so the vocabulary is empty; set"
+                    " a lower data.min_count"
+                )
+            return found
         size = options.vocab_size or (PIECES if kind == "train" else None)
-        return tokenizer(kind, size, self.training, options.cache_dir)
+        return tokenizer(kind, size, self._spelt, options.cache_dir)
+
+    @property
+    def _spelt(self) -> Corpus:
+        """What a vocabulary is counted from."""
+        return self.training
 
     def joined(self, pieces: Sequence[str]) -> str:
         return self.vocabulary.joined(pieces)
@@ -119,7 +146,7 @@ class Read:
             return self.known
         windows, before = self.windows("train"), (self.known.seen or []) if self.known else []
         many = self.training.identity is not None or self.training.facts.documents > REMEMBERED
-        tokens, lengths = windows.tokens[:COUNTED], windows.lengths
+        tokens, lengths = np.concatenate([*windows.texts(COUNTED)]), windows.lengths
         return Known(
             self.corpus.name,
             self.corpus.sha256,
@@ -128,6 +155,7 @@ class Read:
             np.bincount(tokens, minlength=len(self.vocabulary)).tolist(),
             np.bincount(lengths, minlength=self.length + 1).tolist(),
             max(LEAST_ENTROPY, _pairs(windows, len(self.vocabulary))),
+            float(windows.known_tokens(range(len(windows))).mean()),
         )
 
     @cached_property
@@ -142,6 +170,7 @@ class Read:
             "eos_pad": "behind EOS, modelled and counted",
             "concat": "none, windows of joined documents",
             "none": "not counted; lengths are drawn from those of training",
+            "pairs": "behind the second EOS, modelled and counted; what is given is not counted",
         }[self.packing.kind]
 
     @property
@@ -154,12 +183,12 @@ class Read:
 
     def units(self) -> np.ndarray | None:
         """Tokens of each of them; None: all positions count."""
-        return None if self.whole else self.windows("train").lengths
+        return None if self.even else self.windows("train").lengths
 
     def evaluated(self, stream: str, wanted: int) -> np.ndarray:
         """Numbers of the held-out rows of a test, all; of a validation, `wanted` at most, from all over."""
         count = len(self.windows("test"))
-        return np.arange(count) if stream == "test" else _spread(count, wanted)
+        return np.arange(count) if stream == "test" else spread(count, wanted)
 
     def take(self, stream: str, index: np.ndarray) -> Laid:
         """Rows by their numbers. ValueError: training rows for a checkpoint that was trained on others."""
@@ -168,13 +197,15 @@ class Read:
                 f"CKPT was trained on {self.known.name} ({self.known.sha256[:12]}), the data is {self.corpus.name}"
                 f" ({self.sha256[:12]}); go on with the same text and packing, or adapt it to this one: make finetune"
             )
-        return Laid(*self.windows(stream).take(index))
+        windows = self.windows(stream)
+        return Laid(*windows.take(index), windows.known(index))
 
     def shares(self) -> np.ndarray:
         found = np.array(self.facts.counts, float)
         found /= found.sum()
-        if self.packing.kind == "eos_pad":
-            filled = self._mean_length() / self.length
+        if self.whole and self.packing.kind != "concat":
+            given = self.facts.given
+            filled = (self._mean_length() - given) / (self.length - given)
             found *= filled
             found[PAD] += 1 - filled
         return found
@@ -217,7 +248,14 @@ class Read:
     @property
     def _documents(self) -> str:
         facts = self.corpus.facts
-        return f"{facts.documents:,} documents in {facts.groups:,} groups, of which {self._parting}"
+        return f"{facts.documents:,} documents in {facts.groups:,} {self.grouped}, of which {self._parting}"
+
+    @property
+    def grouped(self) -> str:
+        """What no split cuts."""
+        if self.options.source == "e2e":
+            return "field sets"
+        return "articles" if self.options.sample_by == "document" else "groups of neighbours"
 
     @property
     def _parting(self) -> str:
@@ -225,8 +263,8 @@ class Read:
         left = side.facts.documents - self.held_out.facts.documents
         if self._foreign:
             return f"{left:,} documents trained CKPT and are left out" if left else "nothing trained CKPT"
-        share = f"{self.options.held_out_share:.0%} are held out"
-        return f"{share}, without {left:,} documents whose text trains" if left else share
+        held = f"{side.facts.groups:,} are held out"
+        return f"{held}, without {left:,} documents whose text trains" if left else held
 
     @property
     def judged(self) -> str:
@@ -239,13 +277,35 @@ class Read:
         vocabulary."""
         ends = self.packing.kind != "none"
         words = sum(len(document.text.split()) + ends for document in self.held_out)
-        return len(self.windows("test").tokens) / words
+        return sum(map(len, self.windows("test").texts())) / words
+
+    @cached_property
+    def counted(self) -> dict[str, float]:
+        """Nats per token of the held-out text by counting alone; of pairs where the training text is at hand."""
+        windows, counts = self.windows("test"), np.array(self.facts.counts)
+        found = {"unigram": counted.unigram(counts, np.concatenate([*windows.texts(COUNTED)]))}
+        if not self._foreign:
+            training = self.windows("train").texts(COUNTED)
+            found["bigram"] = counted.bigram(training, windows.texts(COUNTED), len(counts))
+        return found
+
+    def given(self, seeds: Sequence[int]) -> Laid | None:
+        """Rows of what is given to sentences that are drawn; None: nothing is."""
+        return None
+
+    def said(self, row: Words) -> Words:
+        """The words of a row that are not given."""
+        return row
+
+    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
+        """How well sentences 0 .. n - 1 say what was given to them."""
+        return []
 
     def _sentences(self, stream: str) -> list[Words]:
         """As words, from all over a stream; the same that `sentence` sees in drawn rows."""
         count = len(self.windows(stream))
-        rows, valid = self.take(stream, _spread(count, COMPARED))
-        return [sentence(self.vocabulary.words(row[some])) for row, some in zip(rows, valid)]
+        rows, valid, known = self.take(stream, spread(count, COMPARED))
+        return [sentence(self.vocabulary.words(row[some])) for row, some in zip(rows, valid & ~known)]
 
     @property
     def _foreign(self) -> bool:
@@ -270,17 +330,9 @@ class Read:
         return empirical.floors(true, held, self.metrics(), n, self.length)
 
 
-def _spread(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of the numbers below count, from all over; all of them when there are no more."""
-    return np.linspace(0, count, min(count, wanted), endpoint=False).astype(np.int64)
-
-
 def _pairs(windows: CachedWindows, size: int) -> float:
     """Nats per token that the one before it leaves, from the first documents."""
-    ends = windows.offsets
-    last = max(1, int(np.searchsorted(ends, COUNTED)))
-    documents = (windows.tokens[start:end] for start, end in islice(pairwise(ends), last))
-    bare = (ids[:-1] if len(ids) and ids[-1] == EOS else ids for ids in documents)
+    bare = (ids[:-1] if len(ids) and ids[-1] == EOS else ids for ids in windows.texts(COUNTED))
     return entropies(bare, size)[1]
 
 

@@ -67,6 +67,25 @@ class Walk(NamedTuple):
     speaker: Speaker
 
 
+class Given(NamedTuple):
+    """Rows that are given to a walk: it begins with them and keeps them at every step, and the network sees and
+    believes nothing else there.
+
+    known: bool [B, L]. x0: [B, L, e].
+    """
+
+    known: Tensor
+    x0: Tensor
+
+    def put(self, x: Tensor) -> Tensor:
+        return torch.where(self.known.unsqueeze(-1), self.x0, x)
+
+    def through(self, walk: Walk) -> Walk:
+        """The walk that keeps them."""
+        walk.speaker.given = self
+        return walk._replace(x=self.put(walk.x), step=house.pinned(walk.step, self.known, self.x0))
+
+
 class Speaker:
     """network(x, t, belief) as a belief of x0; remembers the logits it last gave, [B, L, V]."""
 
@@ -74,12 +93,14 @@ class Speaker:
         self.network, self.temperature = network, temperature
         self.logits = torch.empty(0)
         self.valid: Tensor | None = None  # bool [B, L], where sentences have their lengths given
+        self.given: Given | None = None
 
     def __call__(self, x: Tensor, t: Tensor, belief: Tensor) -> Tensor:
         where = () if self.valid is None else (self.valid,)
-        out = self.network(x, t, belief, *where)
+        out = self.network(self.given.put(x) if self.given else x, t, belief, *where)
         self.logits = self.network.logits(out) / self.temperature
-        return self.network.believe(out, self.temperature)
+        said = self.network.believe(out, self.temperature)
+        return self.given.put(said) if self.given else said
 
     @property
     def training(self) -> bool:

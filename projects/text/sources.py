@@ -13,6 +13,7 @@ from packages.text.bpe import Bpe
 from packages.text.vocabulary import Vocabulary
 from projects.text.made import Made
 from projects.text.options import Options
+from projects.text.pairs import Pairs
 from projects.text.read import Known, Read
 from shared.training.errors import Mistake
 
@@ -31,7 +32,8 @@ def opened(options: Options, checkpoint: Mapping[str, Any] | None = None, base: 
         source: Source = Made(options)
     else:
         vocabulary = KINDS[said["kind"]].parsed(said["content"]) if said and corpus else None
-        source = Read(options, Known(**corpus) if corpus else None, vocabulary, base)
+        reads = Pairs if options.conditional else Read
+        source = reads(options, Known(**corpus) if corpus else None, vocabulary, base)
     if said and said["sha256"] != (here := source.vocabulary.sha256):
         raise Mistake(
             f"CKPT was trained on vocabulary {said['sha256'][:12]} of {said['count']} ids, the data has {here[:12]}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from packages.text.vocabulary import MASK
 from projects.text.resolution import LOG_SNR_MAX
-from projects.text.sampling import Sampling, Walk
+from projects.text.sampling import Given, Sampling, Walk
 from shared.processes.schedules import Schedule
 from shared.training.pretrained import build
 
@@ -59,6 +59,7 @@ class Writer:
         self.ids = torch.full((count, module.network.length), MASK, device=self.rows.weight.device)
         self.score = torch.zeros(self.ids.shape, device=self.ids.device)
         self.valid: Tensor | None = None
+        self.given: Given | None = None  # stands in x by itself: what is said is never said again
 
     @property
     def training(self) -> bool:

@@ -50,7 +50,7 @@ def walked(module: TextDiffusion, seeds: list[int]) -> dict[str, Any]:
     if grammar:
         parses = torch.tensor([grammar.parse(sentence(row)) is not None for row in rows]).double()
         parsed = {"parse": (parses.sum(), torch.tensor(float(len(parses))))}
-    return {**parsed, "entropy": entropy(rows)}
+    return {**parsed, "entropy": entropy([module.data.source.said(row) for row in rows])}
 
 
 def entropy(rows: list[list[str]]) -> Tensor:

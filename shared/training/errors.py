@@ -199,12 +199,19 @@ def _refused_value(message: str, layers: "Layers") -> Mistake:
     if found := re.search(r"are required: (.*)", message):
         return Mistake(f"No layer sets `{found[1]}`, which has no default. Set it in a config or by a flag.")
     key = found[1] if (found := re.search(r'Parser key "([^"]+)"', message)) else ""
-    where = _at(layers.origin(key))
+    where, message = _at(layers.origin(key)), _CHOICE_OR_NONE.sub(r"\1. Got value: ", message)
     if found := re.search(r"Expected an? (.*)\. Got value: (.*)", message):
         value = found[2].strip()
         hint = nearest(value, re.findall(r"'(\w+)'", found[1]) if "Literal" in found[1] else [])
         return Mistake(f"{where}`{key}` is {value!r}; wanted {_type_name(found[1])}.{hint}")
     return Mistake(f"{where}`{key}` is refused: {_essence(message)}")
+
+
+_CHOICE_OR_NONE = re.compile(  # what may also be left out is refused as the choice it is
+    r"Does not validate.*Errors:\s*- (Expected an? \S*Literal[^\n]*)\n\s*- Expected a <class 'NoneType'>\n"
+    r".*Given value: ",
+    re.DOTALL,
+)
 
 
 def _type_name(text: str) -> str:

@@ -102,3 +102,8 @@ def test_a_sentence_of_words_becomes_a_row_or_is_refused_by_name(data):
         data.row("the quark sleeps .")
     with pytest.raises(Mistake, match="has 16 words, a row holds 15 and EOS"):
         data.row("the " * 16)
+
+
+def test_likelihood_of_the_grammar_is_measured_all_over_its_test(data):
+    data.held_out = 1000
+    assert data.measured(500).tolist() == list(range(0, 1000, 2)) and data.measured(2000).tolist() == list(range(2000))

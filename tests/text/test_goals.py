@@ -10,8 +10,10 @@ from projects.text import goals, levels, made
 from projects.text.commands import spelled
 from projects.text.evaluate import standing
 from projects.text.goals import GOALS, GoalsOptions, core, judged, more, of, verdict
+from projects.text.options import Options
 from shared.training.report import Metric
 from tests.lines import ROOT, Line
+from tests.text.corpora_made import restaurants
 from tests.text.trunks import text_module
 
 WANTED = yaml.safe_load((ROOT / GOALS).read_text())
@@ -78,7 +80,7 @@ def test_every_goal_is_one_that_is_measured(level, monkeypatch):
     module.sampling.steps = 2
     options = GoalsOptions(samples=8, sentences=4, levels=2)
     found = {*core(module, options), *more(module, options)}
-    asked = {goal["metric"] for goal in of(level)}
+    asked = {goal["metric"] for goal in of(Options(level=level))}
     assert asked - found <= {"agreement_least", "cross_entropy_gap"}
     assert {"parse_at_4", "skill_at_star", "bound_gap"} <= found and "level" not in {*found}
 
@@ -92,7 +94,7 @@ def test_goals_name_a_direction_that_exists_and_a_moonshot_beyond_the_must():
     for goal in WANTED:
         better = goal.get("better", "more")
         assert better in ("more", "less", "near") and {"goal", "metric", "command", "run"} <= goal.keys()
-        if "must" in goal:
+        if {"must", "moonshot"} <= goal.keys():
             assert (goal["moonshot"] > goal["must"]) == (better == "more")
 
 
@@ -142,3 +144,72 @@ def test_a_twin_of_other_data_is_refused(trained, capsys):
     with pytest.raises(SystemExit):
         line.run(*spelled(given))
     assert "was trained on other data: its sentences is" in capsys.readouterr().err
+
+
+# --- of real text
+
+
+@pytest.fixture(scope="module")
+def read_runs(tmp_path_factory):
+    """A run on pairs and its twin, and a file of other pairs."""
+    root, line = tmp_path_factory.mktemp("read"), Line("text")
+    restaurants(root / "e2e.txt")
+    restaurants(root / "other.txt", names=("Fitz", "Wok"))
+    text = [
+        "--config=configs/text/e2e_conditional.yaml",
+        f"--data.path={root}/e2e.txt",
+        f"--data.cache_dir={root}/cache",
+    ]
+    text += ["--data.min_count=1", "--data.length=28", "--data.batch_size=16", "--data.micro_batch=16"]
+    for name, flags in {"model": (), "twin": ("--config=configs/text/autoregressive.yaml",)}.items():
+        short = ("--trainer.max_steps=2", "--run.test_after_fit=false", "--snapshots.every=null")
+        line.run(*line.fit(root, name, *text, *flags, *short))
+    return line, line.folder(root), root
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("file", ["e2e.txt", "other.txt"])
+def test_a_run_on_real_text_stands_beside_its_twin_on_any_file(read_runs, file, monkeypatch, capsys):
+    line, folder, root = read_runs
+    monkeypatch.setattr(goals, "TIMED", (2, 2))
+    given = ["bench", "--run", str(folder / "model"), "--vs", str(folder / "twin"), "--num-samples", "8"]
+    more = [] if file == "e2e.txt" else [f"--data.path={root}/{file}"]
+    line.run(*spelled(given), "--goals.sentences=4", "--goals.levels=2", *more)
+    said = capsys.readouterr().out
+    assert "fields that are said" in said and "parse rate" not in said and "WikiText" not in said
+    kept = json.loads((folder / "model/bench.json").read_text())
+    mine, twin = ({each["name"]: each for each in kept[whose]} for whose in ("run", "vs"))
+    gap, ratio = mine["nats_per_word_over_twin"], mine["perplexity_over_twin"]
+    assert gap["value"] == pytest.approx(mine["nats_per_token"]["value"] - twin["nats_per_token"]["value"])
+    assert ratio["value"] == pytest.approx(mine["perplexity"]["value"] / twin["perplexity"]["value"])
+    assert gap["low"] < gap["value"] < gap["high"] and gap["floors"]["twin"] == 0
+    assert ("bigram" in mine["nats_per_token"]["floors"]) == (file == "e2e.txt")
+    assert "| E2E, bound given the fields over the autoregressive twin" in (folder / "model/bench.md").read_text()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_report_on_pairs_says_whether_what_was_given_is_said_beside_people(read_runs):
+    line, folder, _ = read_runs
+    line.run("test", f"--ckpt_path={folder}/model", "--model.likelihood.levels=2")
+    said = json.loads((folder / "model/report.json").read_text())
+    found = {metric["name"]: metric for metric in said["metrics"]}
+    assert {"true", "nearest", "other"} <= found["bleu"]["floors"].keys() & found["fields"]["floors"].keys()
+    assert found["nats_per_token"]["floors"].keys() == {"unigram", "bigram"} and "fields/food" in found
+    text = (folder / "model/report.md").read_text()
+    assert "fields said" in text and "in 32 field sets" in text and "what is given is not counted" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics"),
+    [
+        ({"source": "e2e"}, {"nats_per_word_over_twin", "perplexity_over_twin", "unigram_kl_excess"}),
+        ({"source": "e2e", "conditional": True}, {"fields", "bleu", "nats_per_word_over_twin", "unigram_kl_excess"}),
+        ({"source": "text"}, {"perplexity_over_twin", "nats_per_word_over_twin", "unigram_kl_excess"}),
+    ],
+)
+def test_goals_of_real_text_are_those_of_its_kind(text, metrics):
+    assert {goal["metric"] for goal in of(Options(**text))} == metrics
+
+
+def test_what_only_is_told_reaches_nothing():
+    assert verdict({"better": "less"}, 0.3, None) == "-"

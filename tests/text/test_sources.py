@@ -112,6 +112,22 @@ def test_validation_looks_all_over_the_held_out_text(folder):
     assert source.evaluated("val", 10**6).tolist() == source.evaluated("test", 5).tolist() == list(range(count))
 
 
+@pytest.mark.parametrize("file", ["e2e.txt", "tales.txt"])
+def test_likelihood_is_measured_all_over_the_test_and_of_the_same_rows_on_any_number_of_ranks(folder, file):
+    chosen, count = data_of(folder, file=file).measured(5), len(opened(options(folder, file)).windows("test"))
+    assert len(set(chosen.tolist())) == 5 < count and chosen[-1] >= 0.6 * count
+    parts = [torch.cat([b.index for b in data_of(folder, rank, 2, file).test_dataloader()]) for rank in (0, 1)]
+    assert sorted(n for part in parts for n in set(part.tolist()) & {*chosen.tolist()}) == chosen.tolist()
+    assert all(0 < len({*part.tolist()} & {*chosen.tolist()}) < 5 for part in parts)
+
+
+def test_an_evaluation_measures_the_rows_that_are_chosen(folder):
+    module = module_of(data_of(folder, file="tales.txt"))
+    module.likelihood.sentences = 3
+    module.on_test_start()
+    assert module.evaluation.bound.chosen.tolist() == module.data.measured(3).tolist()
+
+
 def test_vocabulary_entropy_and_shares_know_the_training_part_alone(folder, read):
     held_out = {d.group for d in read.held_out}
     changed = folder / "changed.txt"
