@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.text.rounding import Rows
-from shared.networks import Block, Head, LevelEmbedding, RMSNorm, Rotary, flops, initialise, modulate
+from shared.networks import Block, Head, LevelEmbedding, RMSNorm, Rotary, flops, initialise
 from shared.processes.schedules import Schedule, spread
 from shared.training.errors import Mistake
 
@@ -216,7 +216,7 @@ class Denoiser(Network):
         if self.last is None or level_BK is None:
             return self.norm(x_BLD)
         shift, scale = self.last(nn.functional.silu(level_BK)).unsqueeze(1).chunk(2, dim=-1)
-        return modulate(self.norm(x_BLD), shift, scale)
+        return self.norm(x_BLD, shift, scale)
 
     def placed(self, x_BLD: Tensor):
         """The stream told its places, and the rotation of the blocks."""

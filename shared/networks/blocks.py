@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shared.networks.attention import Attention, CrossAttention
 from shared.networks.backends import KeysValues
-from shared.networks.conditioning import Modulation, modulate
+from shared.networks.conditioning import Modulation
 from shared.networks.initial import initialise, residual
 from shared.networks.norm import RMSNorm
 from shared.networks.packed import Layout
@@ -174,4 +174,4 @@ class Block(nn.Module):
 
 
 def _normed(norm: nn.Module, x: Tensor, part: Any) -> Tensor:
-    return norm(x) if part is None else modulate(norm(x), part[0], part[1])
+    return norm(x) if part is None else norm(x, part[0], part[1])

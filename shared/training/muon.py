@@ -27,7 +27,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
@@ -74,8 +74,7 @@ class MuonAdamW(torch.optim.AdamW):
         momenta = [self._momentum(p) for p in matrices]
         before = torch.stack([whole(momentum) for momentum in momenta])
         after = before.lerp(gradients, 1 - MOMENTUM)
-        reach = RMS * max(matrices[0].shape) ** 0.5
-        moves = orthogonalised(gradients.lerp(after, MOMENTUM)) * (-lr * reach)
+        moves = orthogonalised(gradients.lerp_(after, MOMENTUM))
         held = getattr(self, "found_inf", None)
         if held is not None:
             after, moves = torch.where(held > 0, before, after), torch.where(held > 0, 0.0, moves)
@@ -83,7 +82,8 @@ class MuonAdamW(torch.optim.AdamW):
         torch._foreach_copy_([own(m) for m in momenta], [own(cut_like(a, m)) for a, m in zip(after.unbind(), momenta)])
         keep = 1 - lr * decay
         torch._foreach_mul_(parts, keep if held is None else torch.where(held > 0, 1.0, keep))
-        torch._foreach_add_(parts, [own(cut_like(move.to(p.dtype), p)) for move, p in zip(moves.unbind(), matrices)])
+        steps = [own(cut_like(move.to(p.dtype), p)) for move, p in zip(moves.unbind(), matrices)]
+        torch._foreach_add_(parts, steps, alpha=-lr * RMS * max(matrices[0].shape) ** 0.5)
 
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]

@@ -213,3 +213,53 @@ def test_the_written_out_norm_is_torchs():
     norm = RMSNorm(16).double()
     torch.nn.init.normal_(norm.weight)
     assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (16,), norm.weight, 1e-6), atol=1e-12)
+
+
+def plain(x, weight, shift, scale):
+    normed = torch.nn.functional.rms_norm(x, x.shape[-1:], weight, 1e-6)
+    return normed if shift is None else normed * (1 + scale) + shift
+
+
+def handed(told, dtype):
+    """x, weight, shift, scale; told: the shape of the last two."""
+    shapes = [(3, 5, 8), (8,)] if told is None else [(3, 5, 8), (8,), told, told]
+    values = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    return values if told is not None else [*values, None, None]
+
+
+def norm_of(x, weight, shift, scale):
+    norm = RMSNorm(x.shape[-1]).to(weight.dtype)
+    del norm.weight
+    norm.weight = weight  # stays a leaf of the caller
+    return norm(x, shift, scale)
+
+
+@pytest.mark.parametrize("told", [None, (3, 1, 8), (3, 5, 8), (8,)])
+def test_the_gradients_of_the_modulated_norm_are_those_of_its_formula(told):
+    values = handed(told, torch.float64)
+    assert torch.autograd.gradcheck(norm_of, values)
+    assert torch.allclose(norm_of(*values), plain(*values), atol=1e-12)
+
+
+@pytest.mark.parametrize("told", [None, (3, 1, 8)])
+def test_the_modulated_norm_under_autocast_takes_a_half_condition_and_gives_its_gradients(told):
+    values = handed(told, torch.float32)
+    alive = [value for value in values if value is not None]
+    half = [value if value is None else value.bfloat16() for value in values[2:]]
+    target = torch.randn(3, 5, 8)
+    got, wanted = [], []
+    for function, grads in ((norm_of, got), (plain, wanted)):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = function(*values[:2], *half)
+        assert out.dtype == torch.float32
+        grads += torch.autograd.grad((out * target).sum(), alive)
+    for mine, theirs, value in zip(got, wanted, alive):
+        tolerance = 1e-5 if value is values[0] or value is values[1] else 1e-2  # the last two pass through bfloat16
+        assert mine.dtype == value.dtype and torch.allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_a_second_derivative_of_the_norm_is_refused_not_wrong():
+    x, *rest = handed((3, 1, 8), torch.float32)
+    (grad,) = torch.autograd.grad(norm_of(x, *rest).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
