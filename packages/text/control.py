@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
-
 from packages.text.bleu import against_references as bleu
 from packages.text.documents import Document
 from packages.text.e2e import by_fields
+from packages.text.empirical import spread
 from packages.text.rows import Words
 from packages.text.table import Row
 
@@ -49,8 +48,7 @@ class Asked:
     @cached_property
     def nearest(self) -> list[list[Document]]:
         """Of each group, that of the training part which has the most in common with it (fields, else words)."""
-        places = np.linspace(0, len(self.training), min(len(self.training), ASKED), endpoint=False).astype(int)
-        known = [(parts(self.training[place][0]), self.training[place]) for place in places]
+        known = [(parts(group[0]), group) for group in spread(self.training, min(len(self.training), ASKED))]
         wanted = [parts(group[0]) for group in self.groups]
         return [max(known, key=lambda each: len(mine & each[0]) / len(mine | each[0]))[1] for mine in wanted]
 

@@ -9,7 +9,7 @@ The true floor is other true sentences, the training ones, against the same held
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from packages.text.floors import SEED
 from packages.text.fluency import Fluency, LengthTV, NgramKL
 from packages.text.rows import BOS, EOS, Words, grams
 from packages.text.table import Value, measure, metrics
+
+Item = TypeVar("Item")
 
 
 class CountedKL(NgramKL):
@@ -74,9 +76,9 @@ def floors(
     return found
 
 
-def spread(sentences: Sequence[Words], n: int) -> list[Words]:
+def spread(items: Sequence[Item], n: int) -> list[Item]:
     """n of them, from all over; with fewer than n, some again."""
-    return [sentences[place] for place in np.linspace(0, len(sentences), n, endpoint=False).astype(int)]
+    return [items[place] for place in np.linspace(0, len(items), n, endpoint=False).astype(int)]
 
 
 class Pool:

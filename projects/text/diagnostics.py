@@ -159,13 +159,6 @@ class Noised:
         return self.at(levels(self.decoder)[None], believe)
 
 
-def by_timestep(
-    believe: Believe, process: Gaussian, decoder: BayesDecoder, ids: Tensor, rng: Rng, valid: Tensor | None = None
-) -> list[Level]:
-    """The rows of sentences [B, L]."""
-    return Noised(process, decoder, ids, rng, valid).rows(believe)
-
-
 def _nearness(x0: Tensor, x_t: Tensor, belief: Tensor) -> dict[str, float]:
     """What Level says of a belief [N, e], means over its tokens."""
     mse, before = (float((x.double() - x0).square().mean()) for x in (belief, x_t))

@@ -26,13 +26,13 @@ from projects.text.likelihood import NLLBound
 from projects.text.pictures import Moments, spoken
 from projects.text.rounding import Rows
 from projects.text.sampling import Sampling
+from projects.text.watching import LITTLE_ENTROPY
 from shared.training import layout
 from shared.training.logs import of_every_rank
 from shared.training.report import Metric, Results, interval
 from shared.training.tables import replace_text
 
 SHOWN = 24  # sentences in the report
-LEAST_ENTROPY = 1.0  # nats of the words of sentences; below it a headline says so
 
 
 def off(value: float, true: float) -> float:
@@ -173,7 +173,7 @@ def given(table: Mapping[str, Row]) -> list[str]:
 def collapse(table: Mapping[str, Row]) -> list[str]:
     """Entropy and repeats of words that hardly vary, which no likelihood shows."""
     entropy, repeats = (table[name].value if name in table else 0.0 for name in ("unigram_entropy", "repeat_3"))
-    if entropy >= LEAST_ENTROPY:
+    if entropy >= LITTLE_ENTROPY:
         return []
     return [f"collapsed: entropy of the words {entropy:.2f} nats, {repeats:.0%} of 3-grams stand twice in a sentence"]
 

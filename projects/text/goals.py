@@ -138,15 +138,14 @@ def measured(module: TextDiffusion, rows: Sequence[Words], floors: Floors | None
 
 def behind(mine: Mapping[str, Metric], twin: Mapping[str, Metric]) -> dict[str, Metric]:
     """How a run's likelihood stands to its twin's: nats per word over it, and the ratio of the perplexities."""
-    own, other = mine["perplexity"], twin["perplexity"].value
+    own, other = mine["perplexity"], twin["perplexity"]
+    gap = math.log(own.value / other.value)
+    wide = math.hypot(*(math.log(each.high / each.value) for each in (own, other)))  # the draws of both
 
     def metric(name: str, said: Callable[[float], float]) -> Metric:
-        return Metric(name, said(own.value), own.n, said(own.low), said(own.high), {"twin": said(other)})
+        return Metric(name, said(gap), own.n, said(gap - wide), said(gap + wide), {"twin": said(0.0)})
 
-    found = [
-        metric("nats_per_word_over_twin", lambda x: math.log(x / other)),
-        metric("perplexity_over_twin", lambda x: x / other),
-    ]
+    found = [metric("nats_per_word_over_twin", float), metric("perplexity_over_twin", math.exp)]
     return {each.name: each for each in found}
 
 

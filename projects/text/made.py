@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
@@ -11,9 +11,9 @@ import numpy as np
 from packages.text import table
 from packages.text.fluency import Fluency
 from packages.text.grammar import Grammar
-from packages.text.rows import Words, fingerprints
+from packages.text.rows import fingerprints
 from packages.text.vocabulary import EOS, PAD, Vocabulary
-from projects.text.options import Laid, Options, digest, known_words, padded
+from projects.text.options import Laid, Options, Unasked, digest, known_words, padded
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # seeds of the world, not of the run: every run sees the same sentences
 ENDLESS = 2**48  # sentences of a stream
@@ -21,7 +21,7 @@ BLOCK = 4096  # sentences made at once
 NOVELTY_WINDOW = 200_000  # training sentences that a novel one is not among
 
 
-class Made:
+class Made(Unasked):
     """Sentences of a grammar: endless streams, each sentence by its number; padding is modelled."""
 
     estimated, whole, even, padding = False, True, True, "behind EOS, modelled and counted"
@@ -97,15 +97,6 @@ class Made:
         for n in np.unique(number).tolist():
             ids[number == n] = self._blocks(STREAMS[stream], n)[place[number == n]]
         return Laid(ids, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
-
-    def given(self, seeds: Sequence[int]) -> None:
-        """Nothing is."""
-
-    def said(self, row: Words) -> Words:
-        return row
-
-    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
-        return []
 
     def _made(self, seed: int, number: int) -> np.ndarray:
         """A block of a stream: [BLOCK, L]. Many sentences at once cost a tenth of one batch after the other."""

@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from packages.text import empirical, table
 from packages.text.documents import HELD_OUT
+from packages.text.rows import Words
 from packages.text.vocabulary import EOS, PAD, Vocabulary
 from shared.training.errors import Mistake
 
@@ -82,6 +84,22 @@ class Laid(NamedTuple):
     known: np.ndarray
 
 
+class Unasked:
+    """A source of sentences that are drawn for nothing in particular; where something is given these say what."""
+
+    def given(self, seeds: Sequence[int]) -> Laid | None:
+        """Rows of what is given to sentences that are drawn; None: nothing is."""
+        return None
+
+    def said(self, row: Words) -> Words:
+        """The words of a row that are not given."""
+        return row
+
+    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
+        """How well sentences 0 .. n - 1 say what was given to them."""
+        return []
+
+
 def at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} is {value}; give {least} or more.")
@@ -89,7 +107,7 @@ def at_least(name: str, value: int, least: int) -> None:
 
 def spread(count: int, wanted: int) -> np.ndarray:
     """`wanted` of the numbers below count, from all over; all of them when there are no more."""
-    return np.linspace(0, count, min(count, wanted), endpoint=False).astype(np.int64)
+    return np.array(empirical.spread(range(count), min(count, wanted)), np.int64)
 
 
 def digest(*parts: object) -> str:

@@ -22,7 +22,7 @@ from packages.text.token_statistics import entropies
 from packages.text.vocabulary import EOS, PAD, SPECIALS, UNK, Tokens, Vocabulary
 from packages.text.windows import Packing
 from projects.text.calibration import LEAST_ENTROPY
-from projects.text.options import Laid, Options, digest, known_words, padded, spread
+from projects.text.options import Laid, Options, Unasked, digest, known_words, padded, spread
 
 LENGTH, PIECES = 64, 4096  # tokens of a window and ids of a trained vocabulary, where nobody says
 COUNTED = 5_000_000  # tokens at most that the statistics of a training part are counted from
@@ -49,7 +49,7 @@ class Known:
     given: float = 0.0
 
 
-class Read:
+class Read(Unasked):
     """Documents of a corpus. With a checkpoint (`known`, `vocabulary`) whatever did not train it is held out.
 
     base: training goes on from the checkpoint with this corpus, which is split as without one.
@@ -288,18 +288,6 @@ class Read:
             training = self.windows("train").texts(COUNTED)
             found["bigram"] = counted.bigram(training, windows.texts(COUNTED), len(counts))
         return found
-
-    def given(self, seeds: Sequence[int]) -> Laid | None:
-        """Rows of what is given to sentences that are drawn; None: nothing is."""
-        return None
-
-    def said(self, row: Words) -> Words:
-        """The words of a row that are not given."""
-        return row
-
-    def faithful(self, rows: Sequence[Words]) -> list[table.Row]:
-        """How well sentences 0 .. n - 1 say what was given to them."""
-        return []
 
     def _sentences(self, stream: str) -> list[Words]:
         """As words, from all over a stream; the same that `sentence` sees in drawn rows."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STEPS, WALKS, FEW = 16, 64, 16  # of short walks: steps; sentences of a batch that are judged, or only watched
 BINS = 20  # of t: 100 of the earlier 2000 steps each
 ASKED = 64  # sentences of which skill is measured
-LEAST_ENTROPY = 1.0  # nats of the words of walks
+LITTLE_ENTROPY = 1.0  # nats of the words of sentences; with less it is said that they collapse
 
 
 def validated(module: TextDiffusion, batch: Sentences, losses: Losses, index: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class CollapseWatch(Callback):
         found = trainer.callback_metrics.get("val/entropy")
         if found is None or trainer.sanity_checking or rehearsed(trainer):
             return
-        if found < LEAST_ENTROPY:
+        if found < LITTLE_ENTROPY:
             trainer.logger.run.say(collapsed(float(found)))  # type: ignore[union-attr]
 
 

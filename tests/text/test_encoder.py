@@ -15,9 +15,8 @@ from projects.text.warping import preserving
 from shared.training.errors import Mistake
 from shared.training.pretrained import description, rebuild
 from tests.lines import awake
-from tests.text.trunks import batch_of, text_module
+from tests.text.trunks import ENCODER, batch_of, states, text_module
 
-TINY = {"kind": "encoder", "width": 32, "depth": 2, "heads": 2, "hidden": 64, "level": 16, "level_hidden": 24}
 BERT = {"level": 256, "level_hidden": 256, "level_into": "rows", "places": 0}
 
 
@@ -55,56 +54,27 @@ def test_the_earlier_berts_count_as_theirs_with_512_places_and_a_norm_on_their_r
 
 @pytest.fixture(scope="module")
 def network():
-    return text_module(sizes=TINY).network
-
-
-def states(network, count=4, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, network.length, network.rows.embedding_dim, generator=rng)
-    return x, torch.linspace(0.1, 0.9, count)
+    return text_module(sizes=ENCODER).network
 
 
 def test_it_names_tokens_or_gives_x0(network):
     x, t = states(network)
     assert network(x, t).shape == (4, network.length, network.rows.num_embeddings)
-    made = text_module(sizes=TINY).network
+    made = text_module(sizes=ENCODER).network
     made.prediction, made.logit_bias = "x0", False
     out = made(x, t)
     assert out.shape == x.shape and torch.equal(made.believe(out), out)
     assert torch.equal(made.logits(out), out @ made.rows.rows.T + made.common)
 
 
-def test_a_zero_belief_is_no_belief_and_one_of_the_first_samples_leaves_the_others_alone(network):
-    x, t = states(network)
-    heard, alone = network(x, t, x[:2]), network(x, t)
-    assert torch.equal(alone, network(x, t, torch.zeros_like(x)))
-    assert torch.equal(heard[2:], alone[2:]) and not torch.allclose(heard[:2], alone[:2])
-
-
-def test_what_is_not_valid_is_not_seen(network):
-    x, t = states(network)
-    valid = (torch.arange(network.length) < 9).expand(len(x), -1)
-    other = torch.where(valid.unsqueeze(-1), x, 7.0)
-    assert torch.equal(network(x, t, None, valid)[:, :9], network(other, t, None, valid)[:, :9])
-    assert not torch.allclose(network(x, t)[:, :9], network(other, t)[:, :9])
-
-
-def test_every_position_sees_every_other_and_its_place(network):
-    x, t = states(network, 1)
-    moved = x.clone()
-    moved[:, -1] += 1
-    assert not torch.allclose(network(x, t)[:, 0], network(moved, t)[:, 0])
-    assert not torch.allclose(network(x, t), network(x.flip(1), t).flip(1), atol=1e-3)
-
-
 def test_without_places_the_order_is_nothing_to_it():
-    network = text_module(sizes={**TINY, "places": 0}).network
+    network = text_module(sizes={**ENCODER, "places": 0}).network
     x, t = states(network, 1)
     assert network.norm is None and torch.allclose(network(x, t), network(x.flip(1), t).flip(1), atol=1e-4)
 
 
 def test_a_causal_one_does_not_see_the_future():
-    network = text_module(sizes=TINY, objective="autoregressive").network
+    network = text_module(sizes=ENCODER, objective="autoregressive").network
     x, _ = states(network, 1)
     moved = x.clone()
     moved[:, 7:] += 1
@@ -114,14 +84,14 @@ def test_a_causal_one_does_not_see_the_future():
 
 @pytest.mark.parametrize("into", ["stream", "rows"])
 def test_the_same_state_at_another_level_is_read_otherwise(into):
-    network = text_module(sizes={**TINY, "level_into": into, "logit_bias": False}).network
+    network = text_module(sizes={**ENCODER, "level_into": into, "logit_bias": False}).network
     x, _ = states(network, 1)
     one, other = (network(x, torch.tensor([t])) for t in (0.4, 0.5))
     assert not torch.allclose(one, other, atol=1e-3)
 
 
 def test_dropout_is_of_training_alone():
-    network = text_module(sizes={**TINY, "dropout": 0.5}).network
+    network = text_module(sizes={**ENCODER, "dropout": 0.5}).network
     x, t = states(network)
     assert torch.equal(network(x, t), network(x, t))
     assert not torch.allclose(network.train()(x, t), network(x, t))
@@ -136,7 +106,7 @@ class Adapted(torch.nn.Linear):
 
 def test_what_adapters_wrap_is_asked_in_evaluation_too():
     """torch's shortcut for evaluation reads the weights and passes by the layers."""
-    network = text_module(sizes=TINY).network
+    network = text_module(sizes=ENCODER).network
     x, t = states(network)
     with torch.no_grad():
         before = network(x, t)
@@ -147,7 +117,7 @@ def test_what_adapters_wrap_is_asked_in_evaluation_too():
 
 def test_a_start_sets_every_weight():
     """As after a build on the meta device."""
-    network = text_module(asleep=True, sizes=TINY).network
+    network = text_module(asleep=True, sizes=ENCODER).network
     with torch.no_grad():
         for part in (*network.parameters(), *network.buffers()):
             if part.is_floating_point():
@@ -165,7 +135,7 @@ def test_it_is_made_again_from_what_a_file_says(network):
     assert torch.equal(made(*states(network)), network(*states(network)))
 
 
-@pytest.mark.parametrize("own", [{}, {"conditioning": "additive"}, TINY], ids=["denoiser", "additive", "encoder"])
+@pytest.mark.parametrize("own", [{}, {"conditioning": "additive"}, ENCODER], ids=["denoiser", "additive", "encoder"])
 @pytest.mark.parametrize("objective", ["cross_entropy", "masked", "autoregressive"])
 def test_what_a_pass_is_said_to_cost_is_what_torch_counts(own, objective):
     network = text_module(objective=objective, sizes=own).network.train()
@@ -180,11 +150,11 @@ def test_what_only_the_encoder_has_is_refused_elsewhere():
     with pytest.raises(ValueError, match=r"model\.network\.dropout is set, which the encoder alone has"):
         Trunk(dropout=0.1)
     with pytest.raises(Mistake, match=r"places is 8, a row has 16 tokens"):
-        text_module(sizes={**TINY, "places": 8})
+        text_module(sizes={**ENCODER, "places": 8})
 
 
 def test_a_training_step_reaches_every_weight():
-    module = text_module(sizes=TINY)
+    module = text_module(sizes=ENCODER)
     awake(module.network)
     module.training_step(batch_of(module), 0)["loss"].backward()
     assert [n for n, p in module.network.named_parameters() if p.grad is None or not p.grad.any()] == []

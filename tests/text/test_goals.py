@@ -1,6 +1,7 @@
 """Goals: what counts as reached, what is counted, and that the command says it for a run beside its twin."""
 
 import json
+import math
 
 import pytest
 import yaml
@@ -185,6 +186,18 @@ def test_a_run_on_real_text_stands_beside_its_twin_on_any_file(read_runs, file, 
     assert gap["low"] < gap["value"] < gap["high"] and gap["floors"]["twin"] == 0
     assert ("bigram" in mine["nats_per_token"]["floors"]) == (file == "e2e.txt")
     assert "| E2E, bound given the fields over the autoregressive twin" in (folder / "model/bench.md").read_text()
+
+
+def test_the_gap_to_a_twin_is_as_uncertain_as_the_draws_of_both():
+    def known(value, wide):
+        return {"perplexity": Metric("perplexity", value, 9, value * math.exp(-wide), value * math.exp(wide))}
+
+    found = goals.behind(known(8.0, 0.3), known(4.0, 0.4))
+    gap, ratio = found["nats_per_word_over_twin"], found["perplexity_over_twin"]
+    assert (gap.low, gap.value, gap.high) == pytest.approx((math.log(2) - 0.5, math.log(2), math.log(2) + 0.5))
+    assert (ratio.low, ratio.high) == pytest.approx((2 * math.exp(-0.5), 2 * math.exp(0.5)))
+    exact = goals.behind(known(8.0, 0.3), known(4.0, 0.0))["nats_per_word_over_twin"]
+    assert exact.high - exact.value == pytest.approx(0.3)
 
 
 @pytest.mark.usefixtures("at_home")

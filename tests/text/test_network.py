@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from projects.text.encoder import Encoder
-from projects.text.network import Denoiser, Trunk
+from projects.text.network import Denoiser, Network, Trunk
 from projects.text.rounding import Rows
 from projects.text.warping import Gumbel
 from shared.processes import PiecewiseCdf, Warped
-from tests.text.trunks import text_module
+from tests.text.trunks import ENCODER, states, text_module
 
 LADDER = {  # ids, width of a row, length; width, depth, heads, hidden, level -> parameters
     "nano": ((300, 32, 32), (128, 6, 4, 384, 64), 1_626_668),
@@ -35,17 +35,9 @@ def test_the_sizes_count_as_stated_and_within_one_percent_of_plan(name):
     assert abs(parameters / PLANNED[name] - 1) < 0.01
 
 
-@pytest.fixture(scope="module")
-def network() -> Denoiser:
-    return text_module().network
-
-
-def states(network, count=4, seed=0):
-    """x_t and t, about as they come."""
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randn(count, network.length, network.rows.embedding_dim, generator=rng), torch.linspace(
-        0.1, 0.9, count
-    )
+@pytest.fixture(scope="module", params=[{}, ENCODER], ids=["denoiser", "encoder"])
+def network(request) -> Network:
+    return text_module(sizes=request.param).network
 
 
 def test_a_fresh_network_says_what_each_position_says_alone():
@@ -121,7 +113,8 @@ def test_a_level_that_is_added_starts_from_nothing_is_bounded_by_its_gain_and_is
 
 
 @pytest.mark.parametrize("level", [1e-6, 0.5, 1.0])
-def test_the_stream_starts_at_rms_one_at_every_level(network, level):
+def test_the_stream_starts_at_rms_one_at_every_level(level):
+    network = text_module().network
     rng, t = torch.Generator().manual_seed(0), torch.full((256,), level)
     x0 = network.rows(torch.randint(network.rows.num_embeddings, (256, network.length), generator=rng)).detach()
     alpha, sigma = (scale(t).view(-1, 1, 1) for scale in (network.schedule.alpha, network.schedule.sigma))

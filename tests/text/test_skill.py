@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from projects.text.diagnostics import ROWS, SURE, alone, band, by_timestep, skill, table
+from projects.text.diagnostics import ROWS, SURE, Noised, alone, band, skill, table
 from projects.text.resolution import BayesDecoder, location, span
 from projects.text.rounding import Rows
 from projects.text.warping import Gumbel
@@ -59,7 +59,7 @@ def copier(decoder, shares, schedule):
 @pytest.mark.parametrize("schedule", [ROOT, WARP], ids=["square root", "warp"])
 def test_the_copier_has_no_skill_at_any_level_and_is_called_excellent(decoder, shares, ids, schedule):
     process = Gaussian(schedule)
-    found = by_timestep(copier(decoder, shares, schedule), process, decoder, ids, generator(1))
+    found = Noised(process, decoder, ids, generator(1)).rows(copier(decoder, shares, schedule))
     measured = [level for level in found if level.skill is not None]
     assert len(measured) >= 4 and all(abs(level.skill) <= 0.01 for level in measured)
     assert all(abs(level.accuracy - level.bayes) <= 0.001 for level in found)
@@ -77,9 +77,9 @@ def test_the_copier_of_the_report_is_that_copier(decoder, shares, ids):
 def test_who_knows_the_answer_has_skill_one_and_the_nearest_row_less_than_none(decoder, ids):
     x0 = decoder.rows(ids)
     process = Gaussian(ROOT)
-    knows = by_timestep(lambda x, t: (x0, sure(ids)), process, decoder, ids, generator(1))
+    knows = Noised(process, decoder, ids, generator(1)).rows(lambda x, t: (x0, sure(ids)))
     assert {level.skill for level in knows} == {None, 1.0} and all(level.cosine > 0.999 for level in knows)
-    near = by_timestep(lambda x, t: (x, sure(decoder.rows.nearest(x))), process, decoder, ids, generator(1))
+    near = Noised(process, decoder, ids, generator(1)).rows(lambda x, t: (x, sure(decoder.rows.nearest(x))))
     assert min(level.skill for level in near if level.skill is not None) < -0.05
 
 
@@ -90,7 +90,7 @@ def test_skill_cannot_be_moved_by_scale_and_bands_can(decoder, ids):
         belief, said = honest(x_t, t)
         return 1.5 * belief, said
 
-    plainly, loudly = (by_timestep(each, process, decoder, ids, generator(1)) for each in (honest, loud))
+    plainly, loudly = (Noised(process, decoder, ids, generator(1)).rows(each) for each in (honest, loud))
     assert [level.skill for level in plainly] == [level.skill for level in loudly]
     assert band(plainly[0].cosine, plainly[0].magnitude) == "Excellent" != band(loudly[0].cosine, loudly[0].magnitude)
 
@@ -99,8 +99,8 @@ def test_what_stands_outside_is_not_measured(decoder, ids):
     valid = torch.arange(16) < torch.arange(1, 33).clamp(max=16).unsqueeze(1)
     other = torch.where(valid, ids, (ids + 7) % SIZE)
     honest = alone(decoder, ROOT)
-    first, second = (by_timestep(honest, Gaussian(ROOT), decoder, x, generator(1), valid) for x in (ids, other))
-    assert first == second and first != by_timestep(honest, Gaussian(ROOT), decoder, ids, generator(1))
+    first, second = (Noised(Gaussian(ROOT), decoder, x, generator(1), valid).rows(honest) for x in (ids, other))
+    assert first == second and first != Noised(Gaussian(ROOT), decoder, ids, generator(1)).rows(honest)
 
 
 def test_every_row_is_noised_and_lies_where_the_square_root_has_it(decoder, ids):
@@ -110,7 +110,7 @@ def test_every_row_is_noised_and_lies_where_the_square_root_has_it(decoder, ids)
         seen.append(float((x_t - decoder.rows(ids)).square().mean()))
         return x_t, sure(ids)
 
-    found = by_timestep(believe, Gaussian(ROOT), decoder, ids, generator(1))
+    found = Noised(Gaussian(ROOT), decoder, ids, generator(1)).rows(believe)
     at = {level.index: level for level in found}
     assert set(at) == {*ROWS, None} and seen == sorted(seen) and seen[0] > 0.01
     assert all(at[i].t == pytest.approx((i + 1) / 2000, abs=1e-6) for i in ROWS)
@@ -120,7 +120,7 @@ def test_every_row_is_noised_and_lies_where_the_square_root_has_it(decoder, ids)
 def test_a_warp_is_asked_at_the_same_levels_where_it_has_them(decoder, ids):
     by = {}
     for name, schedule in (("root", ROOT), ("warp", WARP)):
-        found = by_timestep(alone(decoder, schedule), Gaussian(schedule), decoder, ids, generator(1))
+        found = Noised(Gaussian(schedule), decoder, ids, generator(1)).rows(alone(decoder, schedule))
         by[name] = {level.index: level for level in found}
     assert set(by["warp"]) < set(by["root"]) and {None, 1000, 1500, 1900} <= set(by["warp"])
     for index, level in by["warp"].items():
@@ -153,9 +153,9 @@ def test_bands_are_those_of_the_earlier_system(cosine, magnitude, late, early):
 
 
 def test_the_table_says_what_it_leaves_out_and_what_bands_cannot_see(decoder, ids):
-    text = "\n".join(table(by_timestep(alone(decoder, WARP), Gaussian(WARP), decoder, ids, generator(1))))
+    text = "\n".join(table(Noised(Gaussian(WARP), decoder, ids, generator(1)).rows(alone(decoder, WARP))))
     assert "no t as clean as i = 0, 1, 5, 10" in text and "Bands see cosine and magnitude only" in text
-    lines = [*table(by_timestep(alone(decoder, ROOT), Gaussian(ROOT), decoder, ids, generator(1)), "early", plain)]
+    lines = [*table(Noised(Gaussian(ROOT), decoder, ids, generator(1)).rows(alone(decoder, ROOT)), "early", plain)]
     assert len(lines) == 1 + len(ROWS) + 1 + 2 and [line.split()[0] for line in lines[1:3]] == ["0", "1"]
     (star,) = [line for line in lines if line.startswith("SNR*")]
     assert star.split()[-2] == "0.000"

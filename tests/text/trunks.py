@@ -10,6 +10,8 @@ from tests.lines import awake
 
 SIZES = {"width": 32, "depth": 2, "heads": 2, "hidden": 64, "level": 16, "gate_init": 1.0, "bias_ramp_updates": 1}
 
+ENCODER = {"kind": "encoder", "width": 32, "depth": 2, "heads": 2, "hidden": 64, "level": 16, "level_hidden": 24}
+
 
 def text_module(seed: int = 0, asleep: bool = False, sizes: dict | None = None, **options) -> TextDiffusion:
     """asleep: as a network starts, before `awake`. sizes: of the trunk, in place of SIZES."""
@@ -21,6 +23,13 @@ def text_module(seed: int = 0, asleep: bool = False, sizes: dict | None = None, 
     if not asleep:
         awake(module.network, seed)
     return module.eval()
+
+
+def states(network, count: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t [B, L, E] and t [B], about as they come."""
+    rng = torch.Generator().manual_seed(seed)
+    x_t = torch.randn(count, network.length, network.rows.embedding_dim, generator=rng)
+    return x_t, torch.linspace(0.1, 0.9, count)
 
 
 def batch_of(module: TextDiffusion, count: int = 8, first: int = 0) -> Sentences:
