@@ -137,10 +137,16 @@ class Placed(Rows):
         one = torch.ones((), device=x.device)
         return self.bias(x, one, one).argmax(-1)
 
+    def everywhere(self, count: int) -> Tensor:
+        """x0 [count, V, e] of every token at each of `count` places, without dropout."""
+        return self._placed(self.rows.unsqueeze(1).expand(-1, count, -1), count).transpose(0, 1)
+
+    def mean(self, shares: Tensor) -> Tensor:
+        return torch.einsum("...nv,nve->...ne", shares, self.everywhere(shares.shape[-2]))
+
     def bias(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         with torch.autocast(x_t.device.type, enabled=False):
-            count, (alpha, sigma) = x_t.shape[-2], (spread(scale.float(), x_t) for scale in (alpha, sigma))
-            x0_NVE = self._placed(self.rows.unsqueeze(1).expand(-1, count, -1), count).transpose(0, 1)
+            (alpha, sigma), x0_NVE = (spread(s.float(), x_t) for s in (alpha, sigma)), self.everywhere(x_t.shape[-2])
             match = torch.einsum("...ne,nve->...nv", x_t.float(), x0_NVE) - alpha * x0_NVE.square().sum(-1) / 2
             return alpha / sigma.square() * match
 

@@ -104,7 +104,7 @@ def alone(decoder: BayesDecoder, schedule: Schedule) -> Believe:
 
     def believe(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         logits = decoder.logits(x_t, schedule.alpha(t), schedule.sigma(t))
-        return torch.softmax(logits, -1) @ decoder.rows.rows, logits
+        return decoder.rows.mean(torch.softmax(logits, -1)), logits
 
     return believe
 

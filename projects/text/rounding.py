@@ -84,6 +84,10 @@ class Rows(nn.Embedding):
         with torch.autocast(x.device.type, enabled=False):
             return closeness(x.float(), self.rows, metric).argmax(-1)
 
+    def mean(self, shares: Tensor) -> Tensor:
+        """x0 [..., e] as it is believed with these shares [..., V] of the tokens."""
+        return shares @ self.rows
+
     def bias(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """ln p(x_t | token) [..., V] up to what all tokens share: alpha/sigma^2 (x_t.E_v - alpha |E_v|^2 / 2), float32.
 

@@ -9,6 +9,7 @@ import yaml
 from packages.text.fluency import SpecialShare
 from packages.text.vocabulary import EOS, PAD, UNK
 from projects.text.compat import Compat, Placed
+from projects.text.diagnostics import alone
 from projects.text.encoder import Encoder
 from projects.text.module import Embedding
 from projects.text.resolution import BayesDecoder, scales
@@ -175,6 +176,15 @@ def test_what_x_t_says_of_a_placed_token_is_its_likelihood_there():
     ids = torch.arange(35).view(5, 7)
     assert torch.equal(rows.nearest(rows(ids)), ids)
     assert float(rows.rms) == pytest.approx(float(x0.detach().square().mean().sqrt()), rel=0.05)
+
+
+def test_the_copier_of_a_placed_table_believes_in_x0_at_its_place():
+    rows, ids = placed().eval(), torch.arange(35).view(5, 7)
+    schedule, t = VariancePreserving(square_root()), torch.full((5,), 0.01)
+    x0 = rows(ids)
+    belief, logits = alone(BayesDecoder(rows, torch.full((40,), 1 / 40)), schedule)(schedule.alpha(t[:1]) * x0, t)
+    assert torch.equal(logits.argmax(-1), ids)
+    torch.testing.assert_close(belief, x0, rtol=1e-3, atol=1e-3)
 
 
 def test_a_clamp_of_a_placed_belief_is_an_x0_at_its_place():
